@@ -1,0 +1,193 @@
+"""What happened on a chip and what it cost, by task, phase, layer, matrix and action.
+
+Counts are exact integers and are priced afterwards. Physics that depends on the state of the cells (V^2 G t) is
+booked beside them: programming as joules, reading as exact integers (per word line the sum of squared DAC codes), which are
+multiplied by that word line's summed conductance when the ledger is priced.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import fsum
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossbar_sim.errors import LedgerError, nearest
+from crossbar_sim.prices import PriceTable
+
+ACTIONS = (
+    "set_pulse",
+    "reset_pulse",
+    "verify_read",
+    "cell_write",
+    "array_read",
+    "dac_drive",
+    "adc_conversion",
+    "sample_hold",
+    "shift_add",
+    "digital_mul",
+    "digital_add",
+    "opt_update",
+    "sram_read_bit",
+    "sram_write_bit",
+    "dram_read_bit",
+    "dram_write_bit",
+    "half_select",
+    "wl_charge",
+    "bl_charge",
+    "bus_bit",
+    "noc_bit",
+    "leak_s",
+)
+PHASES = ("deploy", "calibrate", "switch", "forward", "backward", "update", "refresh", "eval")
+PHYSICAL = frozenset({"set_pulse", "reset_pulse", "verify_read", "cell_write", "array_read"})
+"""Actions whose energy is physics of the cells, booked as it happens and never taken from a price.
+
+A cell_write's energy is that of its pulses and verify reads."""
+
+State = tuple[str, int, float]
+"""A state of an array's cells: its name, its version, and the chip's time."""
+
+
+class Key(NamedTuple):
+    """The address of an entry."""
+
+    task: str
+    phase: str
+    layer: str
+    matrix: str
+    action: str
+    precision: str
+
+
+@dataclass
+class ReadEnergy:
+    """sum_i S_i G_i * unit: squared DAC codes per word line, times its conductance (S), times V^2 t / K^2."""
+
+    squares: NDArray[np.int64]
+    conductance: NDArray[np.float64]
+    unit: float
+
+    def joules(self) -> float:
+        """The energy in J."""
+        return fsum((self.squares * self.conductance).tolist()) * self.unit
+
+
+@dataclass
+class Ledger:
+    """An account that adds: `a + b` holds what both hold. `scope` names the task and the phase of what follows."""
+
+    task: str = ""
+    phase: str = "deploy"
+    counts: dict[Key, int] = field(default_factory=lambda: defaultdict(int))
+    slots: dict[Key, int] = field(default_factory=lambda: defaultdict(int))
+    joules: dict[Key, list[float]] = field(default_factory=lambda: defaultdict(list))
+    reads: dict[tuple[Key, State], ReadEnergy] = field(default_factory=dict)
+
+    @contextmanager
+    def scope(self, *, task: str | None = None, phase: str | None = None) -> Iterator[Ledger]:
+        """Book what follows under this task and phase (either may be left as it is).
+
+        Raises:
+            LedgerError: the phase is not one of PHASES.
+        """
+        if phase is not None and phase not in PHASES:
+            raise LedgerError(f"phase: {phase!r} is unknown{nearest(phase, PHASES)}")
+        before = self.task, self.phase
+        self.task = self.task if task is None else task
+        self.phase = self.phase if phase is None else phase
+        try:
+            yield self
+        finally:
+            self.task, self.phase = before
+
+    def key(self, layer: str, matrix: str, action: str, precision: str = "") -> Key:
+        """The address of an action under the present scope."""
+        if action not in ACTIONS:
+            raise LedgerError(f"action: {action!r} is unknown{nearest(action, ACTIONS)}")
+        return Key(self.task, self.phase, layer, matrix, action, precision)
+
+    def book(self, key: Key, count: int, *, slots: int = 0, joules: float | None = None) -> None:
+        """Add `count` events, the sequential time `slots` they take, and the joules of state-dependent physics.
+
+        Raises:
+            LedgerError: the count is negative or not an integer.
+        """
+        if count != int(count) or count < 0:
+            raise LedgerError(f"{key.action}: a count must be a non-negative integer (got {count!r})")
+        self.counts[key] += int(count)
+        if slots:
+            self.slots[key] += int(slots)
+        if joules is not None:
+            self.joules[key].append(joules)
+
+    def book_read(self, key: Key, state: State, squares: NDArray[np.int64], energy: ReadEnergy) -> None:
+        """Add squared DAC codes per word line; a new state of the cells (array, version, time) opens a new entry."""
+        entry = self.reads.get((key, state))
+        if entry is None:
+            self.reads[key, state] = ReadEnergy(squares.copy(), energy.conductance, energy.unit)
+        else:
+            entry.squares += squares
+
+    def rows(self, prices: PriceTable | None) -> list[dict[str, Any]]:
+        """One dict per entry: task, phase, layer, matrix, action, precision, count, energy_J, time_s.
+
+        Without prices (an ideal chip has none) energy and time are NaN: not zero, and not known.
+        """
+        physics = self._physics()
+        rows = []
+        for key, count in sorted(self.counts.items()):
+            energy = seconds = float("nan")
+            if prices is not None:
+                priced = key.action not in PHYSICAL
+                energy = count * prices.energy(key.action, key.precision) if priced else fsum(physics[key])
+                slots = self.slots.get(key, 0)
+                seconds = slots * prices.seconds(key.action) if slots else 0.0
+            rows.append({**key._asdict(), "count": count, "energy_J": energy, "time_s": seconds})
+        return rows
+
+    def _physics(self) -> dict[Key, list[float]]:
+        """Joules of the cells by entry: programming as booked, reads as squares times conductance."""
+        parts: dict[Key, list[float]] = defaultdict(list)
+        for key, joules in self.joules.items():
+            parts[key].extend(joules)
+        for (key, _), entry in self.reads.items():
+            parts[key].append(entry.joules())
+        return parts
+
+    def total(self, action: str, **where: str) -> int:
+        """Sum of an action's counts over the entries whose fields are as given (phase="switch", for example)."""
+        return sum(n for key, n in self.counts.items() if key.action == action and _matches(key, where))
+
+    def drop(self, *, task: str) -> None:
+        """Forget the entries of one task."""
+        for entries in (self.counts, self.slots, self.joules):
+            for key in [key for key in entries if key.task == task]:
+                del entries[key]
+        self.reads = {at: entry for at, entry in self.reads.items() if at[0].task != task}
+
+    def __add__(self, other: Ledger) -> Ledger:
+        merged = Ledger(self.task, self.phase)
+        for part in (self, other):
+            for key, count in part.counts.items():
+                merged.counts[key] += count
+            for key, slots in part.slots.items():
+                merged.slots[key] += slots
+            for key, joules in part.joules.items():
+                merged.joules[key].extend(joules)
+            for (key, state), entry in part.reads.items():
+                merged.book_read(key, state, entry.squares, entry)
+        return merged
+
+    def copy(self) -> Ledger:
+        """An independent ledger with the same entries."""
+        return self + Ledger()
+
+
+def _matches(key: Key, where: Mapping[str, str]) -> bool:
+    return all(getattr(key, name) == value for name, value in where.items())

@@ -1,0 +1,241 @@
+"""The command line. Heavy libraries are imported inside the commands, so that --help answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Adapt models to tasks on simulated ReRAM chips: LoRA against fusion, with what each costs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+presets_app = typer.Typer(help="Device cards.", no_args_is_help=True)
+modules_app = typer.Typer(help="LoRA modules.", no_args_is_help=True)
+data_app = typer.Typer(help="Data sets.", no_args_is_help=True)
+app.add_typer(presets_app, name="presets")
+app.add_typer(modules_app, name="modules")
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder of the run folders.")]
+Workers = Annotated[int, typer.Option(min=1, help="Worker processes, one thread each.")]
+DEFAULT_WORKERS = min(os.cpu_count() or 1, 2)
+
+
+@app.command()
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="One task, in under 90 seconds.")] = False,
+    runs: Runs = Path("runs"),
+    workers: Workers = DEFAULT_WORKERS,
+    as_json: Json = False,
+) -> None:
+    """Bring tasks that no module has seen onto a chip: LoRA against fusion, and what both cost."""
+    _run_and_show("demo_quick" if quick else "demo", runs, workers, as_json=as_json)
+
+
+@app.command()
+def run(
+    config: Annotated[str, typer.Argument(help="Name of a shipped configuration, or a .toml file.")],
+    runs: Runs = Path("runs"),
+    workers: Workers = DEFAULT_WORKERS,
+    as_json: Json = False,
+) -> None:
+    """Run every cell of a configuration that is not finished yet, then print the comparison."""
+    _run_and_show(config, runs, workers, as_json=as_json)
+
+
+@app.command()
+def status(directory: Path, as_json: Json = False) -> None:
+    """Which cells of an experiment's folder are finished."""
+    from crossbar_experiments import store
+
+    metrics = store.load(directory).metrics
+    done = metrics[["cell", "chip", "task", "label", "seed", "accuracy"]]
+    _say(done.to_dict("records"), done.to_string(index=False), as_json=as_json)
+
+
+@app.command()
+def compare(
+    directory: Path,
+    baseline: Annotated[str, typer.Option(help="Method that differences are taken to.")] = "lora",
+    as_json: Json = False,
+) -> None:
+    """One row per chip and method, beside a baseline."""
+    from rich.console import Console
+
+    from crossbar_experiments import store, tables
+
+    table = tables.compare(store.load(directory), baseline)
+    if as_json:
+        _say(json.loads(table.to_json(orient="records")), "", as_json=True)
+    else:
+        tables.print_rich(table, Console())
+
+
+@app.command()
+def report(directory: Path) -> None:
+    """Write the HTML report of an experiment's folder and print its path."""
+    from crossbar_experiments import store
+    from crossbar_experiments.show import write
+
+    typer.echo(write(store.load(directory), directory, title=directory.name, command=_command()))
+
+
+@app.command()
+def export(
+    directory: Path, out: Annotated[Path, typer.Option(help="Folder for the CSV files.")] = Path()
+) -> None:
+    """All cells of an experiment as three CSV files: metrics, ledger, predictions."""
+    from crossbar_experiments import store
+
+    results = store.load(directory)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("metrics", "ledger", "predictions"):
+        path = out / f"{name}.csv"
+        getattr(results, name).to_csv(path, index=False)
+        typer.echo(path)
+
+
+@app.command()
+def count(
+    arch: Annotated[str, typer.Option(help="Architecture, e.g. flan-t5-large.")],
+    method: Annotated[str, typer.Option(help="Method, e.g. fusion.")],
+    modules: Annotated[int, typer.Option(min=1, help="Modules of the pool.")] = 20,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of the modules and of LoRA.")] = 16,
+    targets: Annotated[str, typer.Option(help="Endings of the adapted layers' names, comma-separated.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Trained parameters of a method on an architecture, from its shapes alone."""
+    from lorafusion.count import count as count_parameters
+
+    chosen = tuple(t.strip() for t in targets.split(",") if t.strip())
+    found = count_parameters(arch, method, modules=modules, rank=rank, targets=chosen)
+    lines = [f"{arch}, {method}: {found['trainable']:,} trained parameters"]
+    lines += [f"  {name}: {number:,}" for name, number in found["groups"].items()]
+    _say(found, "\n".join(lines), as_json=as_json)
+
+
+@app.command()
+def pool(out: Annotated[Path, typer.Option(help="Folder for the modules.")] = Path("pool")) -> None:
+    """Train the project's LoRA modules again, one per source task (about ten minutes on two cores)."""
+    from crossbar_experiments.model import load_classifier, minilm_folder
+    from crossbar_experiments.pool import MAX_TOKENS, SOURCES, write_pool
+
+    classifier = load_classifier(minilm_folder(), max_tokens=MAX_TOKENS)
+    for name, reached in write_pool(classifier, SOURCES, out):
+        typer.echo(f"{name}: validation accuracy {100 * reached:.1f} % -> {out / name}")
+
+
+@app.command()
+def bench() -> None:
+    """Where the benchmarks are."""
+    typer.echo("python kernels/bench/bench_mvm.py (from a checkout; or: make bench)")
+
+
+@presets_app.command("list")
+def presets_list(as_json: Json = False) -> None:
+    """Names and titles of the device cards."""
+    from crossbar_sim.presets import preset, presets
+
+    titles = {name: preset(name).title for name in presets()}
+    _say(titles, "\n".join(f"{name:16} {title}" for name, title in titles.items()), as_json=as_json)
+
+
+@presets_app.command("show")
+def presets_show(name: str, as_json: Json = False) -> None:
+    """Every number of a card with its mark and source."""
+    from crossbar_experiments.show import card_entries
+
+    entries, title = card_entries(name)
+    width = max(len(entry["entry"]) for entry in entries)
+    lines = [f"{e['entry']:{width}}  {e['value']!s:24} {e['mark']:10} {e['source']}" for e in entries]
+    _say(entries, "\n".join([title, *lines]), as_json=as_json)
+
+
+@modules_app.command("inspect")
+def modules_inspect(path: Path, as_json: Json = False) -> None:
+    """What a PEFT folder (or a folder of them) adapts."""
+    from lorafusion.module import LoraLibrary
+
+    found = [
+        {"name": m.name, "layers": len(m.factors), "ranks": sorted({f.rank for f in m.factors.values()}),
+         "parameters": sum(f.a.numel() + f.b.numel() for f in m.factors.values()), "base": m.base, "sha256": m.sha256}
+        for m in LoraLibrary.load(path).modules
+    ]  # fmt: skip
+    lines = [
+        f"{m['name']}: {m['layers']} layers, rank {m['ranks']}, {m['parameters']:,} parameters" for m in found
+    ]
+    _say(found, "\n".join(lines), as_json=as_json)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    names: Annotated[list[str] | None, typer.Argument(help="Packages; default: all.")] = None,
+) -> None:
+    """Fetch the data sets that are not shipped (checked by sha256, kept in the user's cache)."""
+    from crossbar_experiments.fetch import fetch
+
+    for path in fetch(names or None):
+        typer.echo(path)
+
+
+def _run_and_show(config: str, runs: Path, workers: int, *, as_json: bool) -> None:
+    from crossbar_experiments.config import find_config, load_experiment
+    from crossbar_experiments.show import run_with_progress, show
+
+    experiment = load_experiment(find_config(config))
+    run_with_progress(experiment, runs, workers=workers)
+    show(experiment, runs, command=_command(), as_json=as_json)
+
+
+def _command() -> str:
+    return "lorafusion " + " ".join(sys.argv[1:])
+
+
+def _say(data: Any, text: str, *, as_json: bool) -> None:
+    typer.echo(json.dumps(data, indent=2) if as_json else text)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one sentence and exit code 2; Ctrl-C says how to go on."""
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "passive"
+    )  # spinning barriers of several pools stall shared cores
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    sys.exit(_guarded(app))
+
+
+def _guarded(command: Callable[..., Any]) -> int:
+    try:
+        command(standalone_mode=False)
+    except KeyboardInterrupt:
+        typer.echo("\ninterrupted; finished cells are kept, the same command goes on from there", err=True)
+        return 130
+    except typer.Exit as stop:
+        return stop.exit_code
+    except typer.Abort:
+        return 130
+    except ValueError as error:
+        if not _is_ours(error):
+            raise
+        typer.echo(f"error: {error}", err=True)
+        return 2
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's usage errors
+            error.show()  # type: ignore[attr-defined]
+            return int(error.exit_code)
+        raise
+    return 0
+
+
+def _is_ours(error: ValueError) -> bool:
+    """Whether the error is one of the project's own, made for users."""
+    return type(error).__module__.partition(".")[0] in ("crossbar_experiments", "crossbar_sim", "lorafusion")

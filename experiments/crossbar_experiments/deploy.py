@@ -1,0 +1,134 @@
+"""A deployed chip: base model and pool programmed once and calibrated, ready for any number of tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from crossbar_experiments import tasks
+from crossbar_experiments.config import ChipConfig
+from crossbar_experiments.model import Classifier, Tokens, load_classifier
+from crossbar_experiments.task_table import TASKS
+from crossbar_sim.array import ProgrammedArray
+from crossbar_sim.chip import Chip
+from crossbar_sim.convert import convert, get_layer
+from crossbar_sim.layers import CrossbarProduct
+from crossbar_sim.ledger import Ledger
+from lorafusion.architectures import adapted_layers, architecture
+from lorafusion.layers import AdapterPool
+from lorafusion.methods import Context
+from lorafusion.methods.base import nominal_weight
+from lorafusion.methods.fusion import FusionConfig
+from lorafusion.module import LoraLibrary
+
+DEPLOY_BASE = "(deploy base)"
+DEPLOY_POOL = "(deploy pool)"
+CALIBRATION_TEXTS = 16
+"""Texts per vendored source task that set the converters' ranges."""
+CALIBRATION_BATCH = 64
+
+
+@dataclass
+class Deployment:
+    """What every cell of one chip shares. `reset` brings it back to the moment after deployment."""
+
+    classifier: Classifier
+    chip: Chip
+    layers: tuple[str, ...]
+    pool: dict[str, AdapterPool]
+    weights: dict[str, Tensor]
+    pool_weights: dict[str, tuple[Tensor, Tensor]]
+    modules: int
+    arrays: dict[str, ProgrammedArray] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
+
+    def context(self, generator: torch.Generator) -> Context:
+        """What a method is attached with."""
+        return Context(self.layers, generator, self.chip, self.pool, self.weights, self.pool_weights)
+
+    def reset(self, *, with_pool: bool, age: float) -> None:
+        """Back to the moment after deployment, `age` s later; the ledger keeps what this deployment needed.
+
+        Args:
+            with_pool: whether the pool's programming and calibration count (a method without a pool has none).
+            age: seconds since deployment.
+        """
+        chip = self.chip
+        chip.arrays = dict(self.arrays)
+        chip.time, chip.event = age, 0
+        chip.ledger = self.ledger.copy()
+        if not with_pool:
+            chip.ledger.drop(task=DEPLOY_POOL)
+
+    def cells(self, *, with_pool: bool) -> int:
+        """Cells in use after deployment."""
+        pool = {p.array.name for pool in self.pool.values() for p in (pool.a, pool.b)}  # type: ignore[union-attr]
+        return sum(a.placement.cells for n, a in self.arrays.items() if with_pool or n not in pool)
+
+
+def deploy(config: ChipConfig, folder: Path, library: LoraLibrary, *, max_tokens: int) -> Deployment:
+    """Program the base model's linears and the pool's stacks onto a new chip and calibrate the converters.
+
+    Raises:
+        ConfigError, MappingError, ModuleMismatchError: card, model or modules that do not fit together.
+    """
+    classifier = load_classifier(folder, max_tokens=max_tokens)
+    encoder = classifier.encoder
+    library.check(encoder)
+    layers = tuple(
+        n for n in adapted_layers(encoder, architecture("minilm-l6").targets) if n in library.layers
+    )
+    weights = {name: nominal_weight(get_layer(encoder, name)).clone() for name in layers}
+    chip = Chip(
+        config.card(),
+        backend=config.backend,
+        seed=config.seed,
+        grid=config.grid,
+        statistical=config.statistical,
+        backward=config.backward,
+    )
+    texts = calibration_texts(classifier)
+    with chip.ledger.scope(task=DEPLOY_BASE, phase="deploy"):
+        convert(encoder, chip, where=adapted_layers(encoder, architecture("minilm-l6").targets))
+        calibrate(classifier, chip, texts)
+    deployment = Deployment(classifier, chip, layers, {}, weights, {}, len(library.modules))
+    with chip.ledger.scope(task=DEPLOY_POOL, phase="deploy"):
+        _program_pool(deployment, library)
+        fused = FusionConfig(magnitude="off").attach(encoder, deployment.context(torch.Generator()))
+        calibrate(classifier, chip, texts)
+        fused.detach()
+    deployment.arrays, deployment.ledger = dict(chip.arrays), chip.ledger.copy()
+    return deployment
+
+
+def _program_pool(deployment: Deployment, library: LoraLibrary) -> None:
+    chip = deployment.chip
+    for layer in deployment.layers:
+        a, b, _ = library.stack(layer)
+        deployment.pool_weights[layer] = (a, b)
+        products = {
+            matrix: CrossbarProduct(
+                chip.program(stack.numpy(), name=f"{layer}.pool.{matrix}", layer=layer, matrix=matrix)
+            )
+            for matrix, stack in (("A", a), ("B", b))
+        }
+        deployment.pool[layer] = AdapterPool(products["A"], products["B"], len(library.modules))
+
+
+def calibration_texts(classifier: Classifier) -> Tokens:
+    """A few training texts of every vendored source task."""
+    names = [name for name, t in TASKS.items() if t.role == "source" and t.vendored]
+    texts = [example.text for name in names for example in tasks.texts(name)[:CALIBRATION_TEXTS]]
+    return classifier.tokens(texts)
+
+
+@torch.no_grad()
+def calibrate(classifier: Classifier, chip: Chip, tokens: Tokens) -> None:
+    """Set the ranges of every array that has none; a chip with ideal converters needs none."""
+    if chip.exact or all(array.ranges is not None for array in chip.arrays.values()):
+        return
+    batches = ({"tokens": batch} for batch in tokens.batches(CALIBRATION_BATCH))
+    chip.calibrate(classifier.embed, batches)

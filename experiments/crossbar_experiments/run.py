@@ -1,0 +1,295 @@
+"""One cell: attach a method, train it, test it, and say what it cost."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from math import fsum
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crossbar_experiments import store, tasks
+from crossbar_experiments.assets import asset
+from crossbar_experiments.config import Cell, ChipConfig, ModelConfig, PoolConfig
+from crossbar_experiments.deploy import DEPLOY_BASE, DEPLOY_POOL, Deployment, calibrate, deploy
+from crossbar_experiments.errors import BenchError
+from crossbar_experiments.model import Tokens, minilm_folder, weights_digest
+from crossbar_experiments.pool import shuffled_batches
+from crossbar_sim.chip import Chip, Site
+from crossbar_sim.cost import MASTER_BITS
+from crossbar_sim.presets import Preset
+from lorafusion.methods import Adaptation
+from lorafusion.module import LoraLibrary
+from lorafusion.train import train
+
+EVAL_BATCH = 64
+WRITE_ACTIONS = frozenset({"set_pulse", "reset_pulse", "verify_read"})
+WRITE_PHASES = frozenset({"switch", "update", "refresh"})
+SHIPPED_POOL = "minilm-l6-r16"
+Progress = Callable[[int, int, str], None]
+"""Called with steps done, steps in all, and what is being done."""
+
+
+def model_folder(config: ModelConfig) -> Path:
+    """The base model's folder."""
+    return minilm_folder() if config.base == "minilm" else Path(config.base)
+
+
+def load_library(config: PoolConfig) -> LoraLibrary:
+    """The pool's modules.
+
+    Raises:
+        PeftFormatError: a folder that holds no adapter that can be read.
+    """
+    folder = asset("pool") / SHIPPED_POOL if config.folder == "shipped" else Path(config.folder)
+    library = LoraLibrary.load(folder)
+    return library.select(config.modules) if config.modules else library
+
+
+def identity(cell: Cell) -> str:
+    """The cell's id, from its description and the content of everything it names."""
+    library = load_library(cell.pool)
+    data = {"train": cell.data.train, "validation": cell.data.validation, "test": cell.data.test}
+    digests = {
+        "base": weights_digest(model_folder(cell.model)),
+        "card": cell.chip.card().sha256,
+        "split": tasks.digest(cell.task, seed=cell.seed, **data),
+        **{f"module {m.name}": m.sha256 for m in library.modules},
+    }
+    return cell.identity(digests)
+
+
+@dataclass
+class Bench:
+    """Keeps the deployed chip from one cell to the next, as long as they name the same chip."""
+
+    _key: tuple[ChipConfig, ModelConfig, PoolConfig] | None = None
+    _deployment: Deployment | None = None
+
+    def deployment(self, cell: Cell) -> Deployment:
+        """The cell's chip as it is after deployment."""
+        chip = cell.chip
+        key = (chip, cell.model, cell.pool)
+        if self._deployment is None or self._key != key:
+            self._deployment = None  # let the old chip go before the new one is made
+            self._deployment = deploy(
+                chip, model_folder(cell.model), load_library(cell.pool), max_tokens=cell.model.max_tokens
+            )
+            self._key = key
+        return self._deployment
+
+
+def run_cell(cell: Cell, bench: Bench, root: Path, *, progress: Progress | None = None) -> str:
+    """Run a cell into its folder under `root` unless it is there already; returns its id.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    cell_id = identity(cell)
+    if store.done(root, cell.experiment, cell_id):
+        return cell_id
+    folder = store.begin(root, cell.experiment, cell_id, cell.description())
+    started = time.perf_counter()
+    outcome = adapt(cell, bench.deployment(cell), folder.log, progress or (lambda *_: None))
+    outcome.metrics["wall_s"] = time.perf_counter() - started
+    folder.finish(outcome.metrics, outcome.ledger, outcome.predictions, environment())
+    return cell_id
+
+
+@dataclass
+class Outcome:
+    """What a cell gives."""
+
+    metrics: dict[str, Any]
+    ledger: list[dict[str, Any]]
+    predictions: list[dict[str, Any]]
+
+
+def adapt(cell: Cell, deployment: Deployment, log: Callable[..., None], progress: Progress) -> Outcome:
+    """Bring one task onto a deployed chip by one method, test it, and price what happened."""
+    deployment.reset(with_pool=cell.method.needs_pool, age=cell.chip.age)
+    classifier, chip = deployment.classifier, deployment.chip
+    split = tasks.load(
+        cell.task,
+        seed=cell.seed,
+        train=cell.data.train,
+        validation=cell.data.validation,
+        test=cell.data.test,
+    )
+    part: tasks.Part = "validation" if cell.data.evaluate == "validation" else "test"
+    held = classifier.tokens([e.text for e in split.part(part)], split.labels(part))
+    given = classifier.tokens([e.text for e in split.train], split.labels("train"))
+    generator = torch.Generator().manual_seed(cell.seed)
+    with chip.ledger.scope(task=cell.task, phase="switch"):
+        classifier.set_classes(split.classes)
+        adaptation = cell.method.attach(classifier.encoder, deployment.context(generator))
+        try:
+            _train(cell, deployment, adaptation, given, log, progress)
+            predicted = _evaluate(deployment, held, progress)
+        finally:
+            adaptation.detach()
+    hits = [int(p == label) for p, label in zip(predicted, held.labels.tolist(), strict=True)]
+    log("tested", accuracy=sum(hits) / len(hits))
+    rows = chip.ledger.rows(chip.preset.prices)
+    predictions = [
+        {"index": i, "label": label, "predicted": p}
+        for i, (p, label) in enumerate(zip(predicted, held.labels.tolist(), strict=True))
+    ]
+    metrics = {**_about(cell, deployment, adaptation), "accuracy": sum(hits) / len(hits), "n_test": len(hits)}
+    return Outcome({**metrics, **_costs(cell, deployment, rows)}, rows, predictions)
+
+
+def _train(
+    cell: Cell,
+    deployment: Deployment,
+    adaptation: Adaptation,
+    given: Tokens,
+    log: Callable[..., None],
+    progress: Progress,
+) -> None:
+    """Train; then put the result where it stays: on new arrays, calibrated on the training texts, or in memory."""
+    classifier, chip = deployment.classifier, deployment.chip
+    batches = shuffled_batches(given, cell.training, torch.Generator().manual_seed(cell.seed))
+
+    def on_step(step: int, loss: float) -> None:
+        log("step", step=step, loss=loss)
+        progress(step + 1, cell.training.steps, "training")
+
+    train(
+        adaptation,
+        batches,
+        lambda _, batch: classifier.loss(batch),
+        training=cell.training,
+        chip=chip,
+        on_step=on_step,
+    )
+    if adaptation.after_training is not None:
+        adaptation.after_training()
+        calibrate(classifier, chip, given)
+    elif adaptation.trainable:
+        bits = MASTER_BITS * adaptation.trainable
+        Site(chip, "task state", "own").book({"dram_write_bit": bits})
+
+
+@torch.no_grad()
+def _evaluate(deployment: Deployment, held: Tokens, progress: Progress) -> list[int]:
+    """Predicted classes; one read event, and every text its own rows, so that the batch size changes nothing."""
+    classifier, chip = deployment.classifier, deployment.chip
+    chip.next_event()
+    predicted: list[int] = []
+    with chip.ledger.scope(phase="eval"):
+        for batch in held.batches(EVAL_BATCH):
+            with chip.samples_from(len(predicted)):
+                predicted += classifier(batch).argmax(1).tolist()
+            progress(len(predicted), len(held), "testing")
+    return predicted
+
+
+def _about(cell: Cell, deployment: Deployment, adaptation: Adaptation) -> dict[str, Any]:
+    """What the cell is and how large its task's state is."""
+    return {
+        "experiment": cell.experiment,
+        "task": cell.task,
+        "stratum": tasks.task(cell.task).stratum or "",
+        "chip": cell.chip_label,
+        "label": cell.label,
+        "method": cell.method.name,
+        "placement": getattr(cell.method, "placement", "digital" if adaptation.trainable else ""),
+        "backward": cell.chip.backward,
+        "seed": cell.seed,
+        "chip_seed": cell.chip.seed,
+        "n_train": cell.data.train,
+        "trainable": adaptation.trainable,
+        "modules": deployment.modules if cell.method.needs_pool else 0,
+        "digital_words": adaptation.trainable + adaptation.digital_words,
+    }
+
+
+def _costs(cell: Cell, deployment: Deployment, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Cells, energies, time and wear, deployment and task apart. Evaluation is inference, not adaptation."""
+    deployed = [r for r in rows if r["task"] in (DEPLOY_BASE, DEPLOY_POOL)]
+    own = [r for r in rows if r["task"] == cell.task]
+    adapting = [r for r in own if r["phase"] != "eval"]
+    writing = [r for r in adapting if _is_write(r)]
+    card = deployment.chip.preset
+    write_time = fsum(r["time_s"] for r in writing if r["action"] in WRITE_ACTIONS)
+    return {
+        "cells_deployed": deployment.cells(with_pool=cell.method.needs_pool),
+        "cells_rewritten": sum(r["count"] for r in adapting if r["action"] == "cell_write"),
+        "deploy_energy_J": _known(_energy(deployed), card),
+        "write_energy_J": _known(_energy(writing), card),
+        "task_energy_J": _energy(adapting),
+        "inference_energy_J": _energy([r for r in own if r["phase"] == "eval"]),
+        "write_time_s": _known(write_time, card),
+        "peak_wear_cycles": _peak_wear(deployment.chip),
+        "assumed_share": assumed_share(adapting, card),
+    }
+
+
+def _is_write(row: dict[str, Any]) -> bool:
+    """Pulses and verify reads, and the conversions of the verify reads."""
+    if row["phase"] not in WRITE_PHASES:
+        return False
+    return row["action"] in WRITE_ACTIONS or (
+        row["action"] == "adc_conversion" and row["matrix"] in ("A", "B")
+    )
+
+
+def _energy(rows: list[dict[str, Any]]) -> float:
+    return fsum(r["energy_J"] for r in rows)
+
+
+def _known(value: float, card: Preset) -> float:
+    """An energy or a time, NaN where the card states no prices: not zero, and not known."""
+    return float("nan") if card.prices is None else value
+
+
+def _peak_wear(chip: Chip) -> float:
+    """SET/RESET cycles (two pulses) of the most pulsed cell of the arrays that the task wrote."""
+    wear = [float(a.wear.max()) / 2 for a in chip.arrays.values() if ".lora." in a.name]
+    return max(wear, default=0.0)
+
+
+def assumed_share(rows: list[dict[str, Any]], card: Preset) -> float:
+    """Share of the rows' energy that rests on numbers marked `assumed`."""
+    total = _energy(rows)
+    if not total > 0:
+        return float("nan")
+    return fsum(r["energy_J"] for r in rows if card.mark(r["action"], r["precision"]) == "assumed") / total
+
+
+def environment() -> dict[str, str]:
+    """What the numbers were made with (not part of a cell's identity)."""
+    packages = ("lorafusion-reram", "torch", "numpy", "numba", "transformers")
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        **{p: _version(p) for p in packages},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except ModuleNotFoundError:
+        return "not installed"
+
+
+def run(
+    cells: list[Cell], root: Path, *, progress: Callable[[Cell], Progress] | None = None
+) -> Iterator[tuple[Cell, str]]:
+    """Run cells one after another, chip by chip; yields each with its id. Finished ones are not run again.
+
+    Raises:
+        BenchError: there is nothing to run.
+    """
+    if not cells:
+        raise BenchError("run: the configuration names no cell; give it a [[grid]]")
+    bench = Bench()
+    for cell in cells:
+        yield cell, run_cell(cell, bench, root, progress=progress(cell) if progress else None)

@@ -1,0 +1,123 @@
+"""What the commands print: progress, the comparison, the report's path, a card's entries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from crossbar_experiments import store, tables
+from crossbar_experiments.config import Cell, Experiment
+from crossbar_experiments.report import write_report
+from crossbar_experiments.run import identity
+from crossbar_experiments.workers import run_cells
+
+GOAL = -0.19
+"""Points of accuracy that fusion may lose to LoRA (the published drop)."""
+NOT_MODELLED = (
+    "IR drop in the wires, stuck cells, endurance as a distribution, bit slices, input planes",
+    "attention products, softmax, normalisation and activation functions: digital, the same for every method, not booked",
+    "the transposed read: backward products are digital, with nominal weights from DRAM (the largest energy of a task)",
+    "time of digital work: only pulses, reads and conversions take time here",
+    "technology scaling: converters are 32 nm, digital logic 45 nm, as published",
+)
+
+
+def run_with_progress(experiment: Experiment, root: Path, *, workers: int) -> None:
+    """Run what is not finished yet, with bars on the terminal's standard error."""
+    console = Console(stderr=True)
+    cells = experiment.cells()
+    left = [cell for cell in cells if not store.done(root, experiment.name, identity(cell))]
+    if len(left) < len(cells):
+        console.print(f"{len(cells) - len(left)} of {len(cells)} cells are finished already")
+    if not left:
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bars:
+        whole = bars.add_task("cells", total=len(left))
+        parts: dict[int, Any] = {}
+
+        def step(cell: Cell, done: int, total: int, what: str) -> None:
+            if id(cell) not in parts:
+                parts[id(cell)] = bars.add_task("", total=total)
+            name = f"{cell.chip_label} / {cell.task} / {cell.label}: {what}"
+            bars.update(parts[id(cell)], description=name, completed=done, total=total)
+
+        for cell, _ in run_cells(left, root, workers=workers, progress=step):
+            bars.advance(whole)
+            if id(cell) in parts:
+                bars.remove_task(parts.pop(id(cell)))
+
+
+def show(experiment: Experiment, root: Path, *, command: str, as_json: bool) -> None:
+    """Print the comparison and the report's path."""
+    directory = root / experiment.name
+    results = store.load(directory).only(identity(cell) for cell in experiment.cells())
+    table = tables.compare(results, experiment.baseline)
+    path = write(results, directory, title=experiment.title, command=command)
+    if as_json:
+        rows = json.loads(table.to_json(orient="records"))
+        typer.echo(json.dumps({"table": rows, "report": str(path)}, indent=2))
+        return
+    console = Console()
+    console.print(experiment.title, style="bold")
+    tables.print_rich(table, console)
+    console.print(f"run folders: {directory}", soft_wrap=True)
+    console.print(f"report:      {path}", soft_wrap=True)
+
+
+def write(results: store.Results, directory: Path, *, title: str, command: str) -> Path:
+    """Write the report beside the run folders; its path."""
+    sources = [entry for chip in sorted(set(results.metrics["chip"])) for entry in _sources(chip)]
+    return write_report(
+        results,
+        directory / "report.html",
+        title=title,
+        command=command,
+        sources=sources,
+        goal=GOAL,
+        not_modelled=NOT_MODELLED,
+    )
+
+
+def _sources(chip: str) -> list[dict[str, Any]]:
+    from crossbar_sim.presets import presets
+
+    if chip not in presets():
+        return []
+    entries, _ = card_entries(chip)
+    return [
+        {
+            "chip": chip,
+            "name": e["entry"],
+            **{k: e[k] for k in ("value", "mark", "source", "low", "high", "note")},
+        }
+        for e in entries
+    ]
+
+
+def card_entries(name: str) -> tuple[list[dict[str, Any]], str]:
+    """Every number of a card and of its price table, with mark and source; and the card's title."""
+    from crossbar_sim.presets import preset
+
+    card = preset(name)
+    entries = []
+    for path, origin in card.provenance.items():
+        section, entry = path.split(".")
+        value = getattr(getattr(card, section), entry)
+        source = card.sources[origin.source]
+        entries.append(
+            {"entry": path, "value": value, "mark": origin.mark, "source": source, "low": origin.low,
+             "high": origin.high, "note": origin.note}
+        )  # fmt: skip
+    if card.prices is not None:
+        for action, price in card.prices.energies.items():
+            entries.append(
+                {"entry": f"price.{action}", "value": price.value, "mark": price.mark, "source": price.source,
+                 "low": None, "high": None, "note": ""}
+            )  # fmt: skip
+    return entries, card.title

@@ -1,0 +1,147 @@
+"""The contract that every backend keeps, as one table of cases and one judge: `certify(my_backend)`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossbar_kernels import AdcRange, Kernels, NoiseStream, reference
+from crossbar_kernels.philox import Purpose
+
+RELATIVE = 1e-12
+"""Allowed difference of float64 sums, relative to the largest magnitude: their order is the backend's own."""
+FLIPS = 1e-3
+"""Allowed share of results one code away where such a difference meets the edge between two codes."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One product: its shape and what it goes through."""
+
+    batch: int
+    tiles: int
+    rows: int
+    cols: int
+    integer_inputs: bool = True
+    integer_weights: bool = True
+    largest: int = 16383
+    noise: bool = False
+    adc: bool = False
+
+    @property
+    def exact(self) -> bool:
+        """Whether every bit is prescribed."""
+        return self.integer_inputs and self.integer_weights
+
+    @property
+    def name(self) -> str:
+        """A short identifier."""
+        kinds = ("i" if self.integer_inputs else "f") + ("i" if self.integer_weights else "f")
+        extras = "-noise" * self.noise + "-adc" * self.adc
+        return f"{self.batch}x{self.tiles}x{self.rows}x{self.cols}-{kinds}{self.largest}{extras}"
+
+
+SHAPES = ((1, 1, 1, 1), (1, 3, 33, 17), (7, 2, 5, 6), (7, 1, 1, 130), (64, 4, 64, 31), (300, 2, 16, 128))
+"""Batch, tiles, rows, cols; the last is large enough to be cut into chunks and shared between threads."""
+
+
+def _cases() -> tuple[Case, ...]:
+    table = []
+    for shape in SHAPES:
+        for noise, adc in ((False, False), (False, True), (True, False), (True, True)):
+            table.append(Case(*shape, noise=noise, adc=adc))
+            table.append(Case(*shape, integer_inputs=False, noise=noise, adc=adc))
+            table.append(Case(*shape, integer_inputs=False, integer_weights=False, noise=noise, adc=adc))
+    table.append(Case(7, 2, 40, 9, largest=127, noise=True, adc=True))
+    table.append(Case(7, 2, 40, 9, integer_weights=False, noise=True, adc=True))
+    return tuple(table)
+
+
+CASES = _cases()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Arrays of a case."""
+
+    inputs: NDArray[Any]
+    weights: NDArray[Any]
+    variance: NDArray[Any] | None
+    adc: AdcRange | None
+    noise: NoiseStream | None
+
+    def solve(self, backend: Kernels) -> NDArray[np.float64]:
+        """The product by a backend."""
+        return backend.mvm(
+            self.inputs, backend.prepare(self.weights, self.variance), adc=self.adc, noise=self.noise
+        )
+
+
+def problem(case: Case, seed: int = 0) -> Problem:
+    """Random arrays for a case, the largest digits among them."""
+    random = np.random.default_rng(seed)
+    shape = (case.tiles, case.rows, case.cols)
+    w = random.integers(-case.largest, case.largest + 1, shape).astype(np.int16)
+    v = random.integers(0, case.largest + 1, shape).astype(np.int16)
+    x = random.integers(-127, 128, (case.batch, case.tiles * case.rows)).astype(np.int8)
+    w[:, 0, 0], v[:, 0, 0], x[0, 0] = -case.largest, case.largest, 127
+    w[:, -1, -1], v[:, -1, -1], x[-1, -1] = case.largest, 0, -127
+    spread = 127 * case.largest * float(np.sqrt(case.rows))
+    rows = random.integers(0, 2**32, case.batch, dtype=np.uint32)
+    return Problem(
+        x if case.integer_inputs else x / 64.7,
+        w if case.integer_weights else w / 3.1,
+        None if not case.noise else v if case.integer_weights else v / 3.1,
+        AdcRange(-0.6 * spread, 0.5 * spread, 1.1 * spread / 255) if case.adc else None,
+        NoiseStream(0.37, rows, (seed, 77), Purpose.READ, 5) if case.noise else None,
+    )
+
+
+def check(backend: Kernels, case: Case) -> None:
+    """Assert that `backend` does a case as the reference does.
+
+    Raises:
+        AssertionError: it does not; the message names the case and the difference.
+    """
+    task = problem(case)
+    expected, got = task.solve(reference), task.solve(backend)
+    assert got.shape == expected.shape, f"{case.name}: shape {got.shape}, not {expected.shape}"
+    assert got.dtype == np.float64, f"{case.name}: {got.dtype}, not float64"
+    wrong = np.abs(got - expected)
+    if case.exact:
+        assert not wrong.any(), (
+            f"{case.name}: {np.count_nonzero(wrong)} of {wrong.size} differ, by up to {wrong.max()}"
+        )
+        return
+    beyond = wrong > RELATIVE * np.abs(expected).max()
+    if task.adc is None:
+        assert not beyond.any(), f"{case.name}: differs by up to {wrong.max()}"
+        return
+    assert beyond.sum() <= FLIPS * wrong.size, f"{case.name}: {beyond.sum()} of {wrong.size} codes differ"
+    assert wrong.max() <= 1.001 * task.adc.step, f"{case.name}: differs by more than one code ({wrong.max()})"
+
+
+def check_normals(backend: Kernels) -> None:
+    """Assert that `backend` draws the reference's numbers, bit for bit."""
+    for count, cols in ((1, 1), (3, 6), (130, 515)):
+        rows = np.arange(count, dtype=np.uint32) * np.uint32(2**31 + 3)
+        key, stream = (2**32 - 1, 12), 2**32 - 5
+        expected = reference.normals(rows, cols, key=key, stream=stream, event=9)
+        got = backend.normals(rows, cols, key=key, stream=stream, event=9)
+        assert got.dtype == np.float32, f"normals: {got.dtype}, not float32"
+        assert np.array_equal(got, expected), f"normals [{count}, {cols}]: other bits"
+
+
+def certify(backend: Kernels) -> None:
+    """Assert that `backend` keeps the contract: every case of the table, and the random numbers.
+
+    Raises:
+        AssertionError: it does not; the message says where.
+    """
+    assert backend.NUMERICS == reference.NUMERICS, "NUMERICS: not the reference's version"
+    check_normals(backend)
+    for case in CASES:
+        check(backend, case)

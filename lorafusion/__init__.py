@@ -1,0 +1,3 @@
+"""LoRA fusion and its rivals on simulated ReRAM chips."""
+
+from __future__ import annotations

@@ -1,0 +1,196 @@
+"""Linear layers that carry an adapter. Each is built from products, on arrays or in digital logic.
+
+A *product* maps x [..., in] to x @ W.T [..., out]; CrossbarProduct and DigitalProduct are the two kinds, so
+the same layer runs on a chip and in plain torch, and no layer here knows a device. All forwards and backwards stay
+N r wide: no [out, in] matrix is ever formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from crossbar_sim import cost
+from crossbar_sim.chip import Site
+
+MERGES = ("sum_of_products", "product_of_sums")
+Norm = Callable[[Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class AdapterPool:
+    """The stacked modules of one layer: A [N r, in] and B [out, N r] (scales folded into B), N modules."""
+
+    a: nn.Module
+    b: nn.Module
+    modules: int
+
+    @property
+    def width(self) -> int:
+        """Sum of the ranks, N r."""
+        return int(self.a.out_features)  # type: ignore[arg-type]
+
+
+class LoraLinear(nn.Module):
+    """y = W0 x + b + s B A x (Hu et al. 2021); A and B are products with trainable weights."""
+
+    def __init__(self, base: nn.Module, a: nn.Module, b: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.base, self.a, self.b, self.scale = base, a, b, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X [..., in] -> [..., out]."""
+        out: Tensor = self.base(x) + self.scale * self.b(self.a(x))
+        return out
+
+
+class Magnitude(nn.Module):
+    """A trained vector that scales a layer's outputs, one number per output.
+
+    `gain`: y = g z, g from 1. `dora`: y = (m/n) z, n = ||V_o|| the row norm of the adapted weight, detached
+    (Liu et al. 2024, section 4.3), m from ||W0_o||; `norm(c)` supplies n.
+    """
+
+    def __init__(self, outputs: int, *, norm: Norm | None = None, start: Tensor | None = None) -> None:
+        super().__init__()
+        self.norm = norm
+        self.weight = nn.Parameter(torch.ones(outputs) if start is None else start.clone())
+        self._cached: tuple[int, Tensor] | None = None
+
+    def forward(self, z: Tensor, coefficients: Tensor | None) -> Tensor:
+        """Z [..., out] scaled."""
+        if self.norm is None:
+            return z * self.weight
+        return z * (self.weight / self._current_norm(self.norm, coefficients))
+
+    def _current_norm(self, norm: Norm, coefficients: Tensor | None) -> Tensor:
+        """The norm, evaluated anew only after the coefficients have moved (once per optimiser step)."""
+        version = -1 if coefficients is None else coefficients._version
+        if self._cached is None or self._cached[0] != version:
+            with torch.no_grad():
+                self._cached = (version, norm(coefficients))
+        return self._cached[1]
+
+
+class FusedLoraLinear(nn.Module):
+    """A frozen linear layer with a frozen pool of LoRA modules, fused by coefficients c and a magnitude.
+
+    sum_of_products:  V = W0 + sum_i c_i B_i A_i
+    product_of_sums:  V = W0 + (sum_i c_i B_i)(sum_j c_j A_j)       (LoRAHub, LoRAFusion 2025)
+    y = magnitude(V x) + b. `coefficients` [N] may be shared between layers (one vector per block). Without a
+    pool (`pool` None) only the magnitude acts.
+    """
+
+    def __init__(
+        self,
+        product: nn.Module,
+        bias: nn.Parameter | None,
+        *,
+        pool: AdapterPool | None,
+        coefficients: nn.Parameter | None,
+        magnitude: Magnitude | None,
+        merge: str = "sum_of_products",
+        site: Site | None = None,
+    ) -> None:
+        super().__init__()
+        if merge not in MERGES:
+            raise ValueError(f"merge: {merge!r} is not one of {', '.join(MERGES)}")
+        if (pool is None) != (coefficients is None):
+            raise ValueError("pool and coefficients: give both or neither")
+        self.product, self.bias, self.magnitude = product, bias, magnitude
+        self.a: nn.Module | None = pool.a if pool is not None else None
+        self.b: nn.Module | None = pool.b if pool is not None else None
+        self.modules_count = pool.modules if pool is not None else 0
+        self.width = pool.width if pool is not None else 0
+        self.coefficients = coefficients
+        self.product_of_sums = merge == "product_of_sums"
+        self.site = site
+
+    def forward(self, x: Tensor) -> Tensor:
+        """X [..., in] -> [..., out]."""
+        z: Tensor = self.product(x)
+        if self.a is not None and self.b is not None and self.coefficients is not None:
+            drive, size = self._fuse(self.a(x), self.coefficients)
+            z = z + self.b(drive, size)
+        y = z if self.magnitude is None else self.magnitude(z, self.coefficients)
+        self._book(y)
+        return y if self.bias is None else y + self.bias
+
+    def _fuse(self, u: Tensor, c: Tensor) -> tuple[Tensor, float]:
+        """What drives the B-stack, from the A-stack's outputs u [..., N r], and how much larger than u it is.
+
+        max|c| (sum of products) or max|c| ||c|| (product of sums: the inner sum of N uncorrelated outputs grows
+        as ||c||); the B-stack's DAC range follows it by a power of two.
+        """
+        split_u = u.unflatten(-1, (self.modules_count, -1))
+        size = float(c.detach().abs().max())
+        if self.product_of_sums:
+            summed = (c[:, None] * split_u).sum(-2, keepdim=True)
+            size *= float(c.detach().norm())
+            drive = c[:, None] * summed
+        else:
+            drive = c[:, None] * split_u
+        return drive.flatten(-2), size
+
+    def _book(self, y: Tensor) -> None:
+        """Book the digital work between the arrays, now and when the gradient comes back."""
+        if self.site is None:
+            return
+        site, outputs = self.site, y.shape[-1]
+        vectors = site.chip.valid_vectors(y.shape[:-1])
+        merge = {"product_of_sums": self.product_of_sums}
+        site.book(cost.fusion_forward(self.width, self.modules_count, outputs, vectors, **merge))
+        if self.magnitude is not None:
+            site.book(cost.magnitude_forward(outputs, vectors))
+        if not y.requires_grad:
+            return
+
+        def book_backward(_: Tensor) -> None:
+            site.book(cost.fusion_backward(self.width, self.modules_count, vectors, **merge))
+            if self.magnitude is not None:
+                site.book(cost.magnitude_backward(outputs, vectors))
+
+        y.register_hook(book_backward)
+
+
+def gram_norm(weight: Tensor, a: Tensor, b: Tensor, modules: int, *, product_of_sums: bool) -> Norm:
+    """Row norms of V as a function of c, from quantities computed once (no [out, in] temporary per step).
+
+    n_o^2 = ||W0_o||^2 + 2 <W0_o, D_o> + ||D_o||^2 with D = sum_i c_i B_i A_i or (sum c_i B_i)(sum c_j A_j).
+    Sum of products: <W0_o, D_o> = sum_i c_i p_io and ||D_o||^2 = sum_ij c_i c_j q_ijo.
+    Product of sums: B_m . U_m and B_m G_m B_m^T with U_i = W0 A_i^T, G_ij = A_i A_j^T.
+
+    Args:
+        weight: W0 [out, in].
+        a: A-stack [N r, in].
+        b: B-stack [out, N r].
+        modules: N.
+        product_of_sums: which merge.
+    """
+    base = weight.square().sum(1)
+    u = (weight @ a.T).unflatten(-1, (modules, -1))  # [out, N, r]
+    gram = (a @ a.T).unflatten(0, (modules, -1)).unflatten(-1, (modules, -1))  # [N, r, N, r]
+    split_b = b.unflatten(-1, (modules, -1))  # [out, N, r]
+    if product_of_sums:
+
+        def norm_of_product(c: Tensor | None) -> Tensor:
+            assert c is not None
+            b_m = torch.einsum("i,oir->or", c, split_b)
+            u_m = torch.einsum("i,oir->or", c, u)
+            g_m = torch.einsum("i,irjs,j->rs", c, gram, c)
+            squared: Tensor = base + 2 * (b_m * u_m).sum(1) + ((b_m @ g_m) * b_m).sum(1)
+            return squared.clamp_min(0).sqrt()
+
+        return norm_of_product
+    p = (split_b * u).sum(-1)  # [out, N]
+    q = torch.einsum("oir,irjs,ojs->oij", split_b, gram, split_b)
+
+    def norm_of_sum(c: Tensor | None) -> Tensor:
+        assert c is not None
+        squared: Tensor = base + 2 * (p @ c) + torch.einsum("i,oij,j->o", c, q, c)
+        return squared.clamp_min(0).sqrt()
+
+    return norm_of_sum

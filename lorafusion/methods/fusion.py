@@ -1,0 +1,215 @@
+"""LoRA fusion: frozen modules, trained coefficients and magnitudes (LoRAFusion, GLSVLSI 2025), and its ablations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from crossbar_sim import cost
+from crossbar_sim.convert import get_layer
+from crossbar_sim.layers import split
+from lorafusion.architectures import block_of
+from lorafusion.errors import LoraFusionError
+from lorafusion.layers import MERGES, AdapterPool, FusedLoraLinear, Magnitude, Norm, gram_norm
+from lorafusion.methods.base import Adaptation, Context, ParameterGroup, freeze, nominal_weight
+
+GRANULARITIES = ("global", "block", "linear")
+MAGNITUDES = ("off", "gain", "dora")
+STARTS = ("uniform", "xavier")
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """Coefficients over a pool of LoRA modules, and a magnitude vector per adapted layer.
+
+    Attributes:
+        merge: sum_of_products | product_of_sums.
+        granularity: one coefficient vector for the whole network, for each block or for each linear.
+        magnitude: off | gain (from 1) | dora (norm detached, from the row norms of W0).
+        start: coefficients from 1/N (`uniform`) or Glorot-uniform over [N, blocks] (`xavier`); never 0, which
+            is a stationary point of the product of sums.
+        fuse: whether the pool takes part at all (False: magnitude only).
+        l1: weight of mean |c| in the loss.
+        coefficient_lr, magnitude_lr: Adam's learning rates.
+    """
+
+    name: ClassVar[str] = "fusion"
+    needs_pool: ClassVar[bool] = True
+
+    merge: str = "sum_of_products"
+    granularity: str = "block"
+    magnitude: str = "gain"
+    start: str = "uniform"
+    fuse: bool = True
+    l1: float = 0.0
+    coefficient_lr: float = 0.05
+    magnitude_lr: float = 0.02
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field, known in (
+            ("merge", MERGES),
+            ("granularity", GRANULARITIES),
+            ("magnitude", MAGNITUDES),
+            ("start", STARTS),
+        ):
+            value = getattr(self, field)
+            if value not in known:
+                raise LoraFusionError(f"fusion.{field}: {value!r} is not one of {', '.join(known)}")
+        if not self.fuse and self.magnitude == "off":
+            raise LoraFusionError("fusion.fuse: false with magnitude 'off' leaves nothing to train")
+
+    def attach(self, model: nn.Module, context: Context) -> Adaptation:
+        """Wrap every adapted layer; train coefficients and magnitudes only."""
+        freeze(model)
+        pool = self._pool(context)
+        coefficients = self._coefficients(context, pool)
+        adaptation = Adaptation(model)
+        magnitudes: list[nn.Parameter] = []
+        updates: list[Callable[[], None]] = []
+        for layer in context.layers:
+            fused, norm_books = self._wrap(model, context, layer, pool.get(layer), coefficients)
+            adaptation.install(layer, fused)
+            if fused.magnitude is not None:
+                magnitudes.append(fused.magnitude.weight)
+                adaptation.digital_words += self._norm_words(fused)
+            updates.extend(norm_books)
+        self._finish(adaptation, coefficients, magnitudes, updates)
+        return adaptation
+
+    def _pool(self, context: Context) -> dict[str, AdapterPool]:
+        if not self.fuse:
+            return {}
+        if not context.pool:
+            raise LoraFusionError(f"{self.name}: needs a pool of LoRA modules; give Context.pool")
+        missing = [layer for layer in context.layers if layer not in context.pool]
+        if missing:
+            raise LoraFusionError(f"{self.name}: the pool does not adapt layer {missing[0]!r}")
+        return dict(context.pool)
+
+    def _coefficients(self, context: Context, pool: dict[str, AdapterPool]) -> dict[str, nn.Parameter]:
+        """One parameter [N] per group of layers, by group name."""
+        if not pool:
+            return {}
+        count = pool[context.layers[0]].modules
+        groups = list(dict.fromkeys(self._group(layer) for layer in context.layers))
+        if self.start == "uniform":
+            start = torch.full((len(groups), count), 1.0 / count)
+        else:
+            bound = math.sqrt(6.0 / (count + len(groups)))
+            start = (torch.rand(len(groups), count, generator=context.generator) * 2 - 1) * bound
+        return {group: nn.Parameter(row.clone()) for group, row in zip(groups, start, strict=True)}
+
+    def _group(self, layer: str) -> str:
+        return {"global": "all", "block": block_of(layer), "linear": layer}[self.granularity]
+
+    def _wrap(
+        self,
+        model: nn.Module,
+        context: Context,
+        layer: str,
+        pool: AdapterPool | None,
+        coefficients: dict[str, nn.Parameter],
+    ) -> tuple[FusedLoraLinear, list[Callable[[], None]]]:
+        base = get_layer(model, layer)
+        product, bias = split(base)
+        site = context.site(layer, "own")
+        c = coefficients.get(self._group(layer)) if pool is not None else None
+        magnitude, books = None, []
+        if self.magnitude != "off":
+            weight = context.weights[layer] if layer in context.weights else nominal_weight(base)
+            magnitude = self._magnitude(context, layer, weight, pool)
+        fused = FusedLoraLinear(
+            product, bias, pool=pool, coefficients=c, magnitude=magnitude, merge=self.merge, site=site
+        )
+        if site is not None and self.magnitude == "dora" and pool is not None:
+            counts = cost.norm_update(
+                fused.width, fused.modules_count, fused_outputs(fused), product_of_sums=fused.product_of_sums
+            )
+            books.append(lambda: site.book(counts))
+        return fused, books
+
+    def _magnitude(self, context: Context, layer: str, weight: Tensor, pool: AdapterPool | None) -> Magnitude:
+        outputs = int(weight.shape[0])
+        if self.magnitude == "gain":
+            return Magnitude(outputs, start=torch.ones(outputs, device=weight.device))
+        norms = weight.norm(dim=1)
+        if pool is None:
+            return Magnitude(outputs, norm=lambda _: norms, start=norms)
+        a, b = context.pool_weights[layer]
+        norm: Norm = gram_norm(weight, a, b, pool.modules, product_of_sums=self.merge == "product_of_sums")
+        return Magnitude(outputs, norm=norm, start=norms)
+
+    def _norm_words(self, fused: FusedLoraLinear) -> int:
+        if self.magnitude != "dora":
+            return 0
+        return cost.norm_words(
+            fused.width, fused.modules_count, fused_outputs(fused), product_of_sums=fused.product_of_sums
+        )
+
+    def _finish(
+        self,
+        adaptation: Adaptation,
+        coefficients: dict[str, nn.Parameter],
+        magnitudes: list[nn.Parameter],
+        updates: list[Callable[[], None]],
+    ) -> None:
+        groups = []
+        if coefficients:
+            c = tuple(coefficients.values())
+            groups.append(ParameterGroup("coefficients", c, self.coefficient_lr, self.weight_decay))
+            if self.l1:
+                adaptation.penalty = lambda: self.l1 * torch.cat(c).abs().mean()
+        if magnitudes:
+            groups.append(ParameterGroup("magnitude", tuple(magnitudes), self.magnitude_lr))
+        adaptation.groups = tuple(groups)
+        if updates:
+
+            def book_norms() -> None:
+                for update in updates:
+                    update()
+
+            adaptation.after_step = book_norms
+
+
+def fused_outputs(fused: FusedLoraLinear) -> int:
+    """Number of outputs of a fused layer."""
+    return int(fused.product.out_features)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class PublishedFusionConfig(FusionConfig):
+    """LoRAFusion as published: product of sums, DoRA norm, Glorot start, L1 0.0005, Adam 0.01 and 0.005."""
+
+    name: ClassVar[str] = "lorafusion_published"
+
+    merge: str = "product_of_sums"
+    magnitude: str = "dora"
+    start: str = "xavier"
+    l1: float = 0.0005
+    coefficient_lr: float = 0.01
+    magnitude_lr: float = 0.005
+
+
+@dataclass(frozen=True)
+class CoefficientsOnlyConfig(FusionConfig):
+    """Ablation: the fusion coefficients without a magnitude."""
+
+    name: ClassVar[str] = "coefficients_only"
+
+    magnitude: str = "off"
+
+
+@dataclass(frozen=True)
+class MagnitudeOnlyConfig(FusionConfig):
+    """Ablation: the magnitudes without a pool."""
+
+    name: ClassVar[str] = "magnitude_only"
+    needs_pool: ClassVar[bool] = False
+
+    fuse: bool = False
