@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from crossbar_sim.chip import Chip
@@ -11,7 +12,7 @@ from crossbar_sim.periphery import Ranges
 from crossbar_sim.presets import Preset, preset, presets
 
 if TYPE_CHECKING:
-    from crossbar_sim.convert import convert, revert
+    from crossbar_sim.conversion import convert, revert
 
 __all__ = [
     "CalibrationError",
@@ -33,7 +34,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """`convert` and `revert` need torch, which the rest does without."""
     if name in ("convert", "revert"):
-        import importlib
-
-        return getattr(importlib.import_module("crossbar_sim.convert"), name)
+        return getattr(import_module("crossbar_sim.conversion"), name)
     raise AttributeError(f"module 'crossbar_sim' has no attribute {name!r}")

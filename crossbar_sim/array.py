@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,10 @@ from crossbar_kernels.philox import Purpose, key
 from crossbar_sim import cost, mapping, noise
 from crossbar_sim import programming as program
 from crossbar_sim.calibration import Recorder
+from crossbar_sim.device import Relaxation
 from crossbar_sim.errors import CalibrationError, MappingError
 from crossbar_sim.ledger import ReadEnergy
-from crossbar_sim.periphery import Ranges, dac_codes, power_of_two
+from crossbar_sim.periphery import Ranges, adc_codes, dac_codes, power_of_two
 
 if TYPE_CHECKING:
     from crossbar_sim.chip import Chip, Site
@@ -61,6 +63,10 @@ class ProgrammedArray:
         self.wear = np.zeros(placement.shape, np.float32)
         self._cached: tuple[tuple[int, float], _State] | None = None
         self.recorder: Recorder | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ProgrammedArray:
+        """A copied layer still sits on the same cells."""
+        return self
 
     # -- programming -----------------------------------------------------------------------------------------
 
@@ -160,14 +166,21 @@ class ProgrammedArray:
         law = self.chip.preset.relaxation
         if not law.times or self.version == 0:
             return self._written
-        target = self.target_conductance()
-        total, mean = np.empty_like(target), np.empty_like(target)
+        total, mean = np.zeros((2, *self.placement.shape))
         for moment in np.unique(self._written_at):
-            at = np.broadcast_to(self._written_at == moment, target.shape)
             age = self.chip.time - float(moment) + 1.0
-            total[at] = noise.total_sigma(target[at], age, law)
-            mean[at] = noise.mean_shift(target[at], age, law)
+            written_then = self._written_at == moment
+            for out, statistic in ((total, noise.total_sigma), (mean, noise.mean_shift)):
+                np.copyto(out, self._at_targets(statistic, age), where=written_then)
         return noise.relaxed(self._written, self._z, self._settled, total, mean) * self._used
+
+    def _at_targets(self, statistic: Callable[[Array, float, Relaxation], Array], age: float) -> Array:
+        """A statistic of relaxation for every cell; evaluated once per level where there are levels."""
+        device, law = self.chip.preset.device, self.chip.preset.relaxation
+        if not device.levels:
+            return statistic(self.target_conductance(), age, law)
+        ladder = device.g_min + device.span * (np.arange(device.levels) / (device.levels - 1))
+        return statistic(ladder, age, law)[self._levels]
 
     def read_weights(self) -> Array:
         """The weights [m, n] that the cells hold now, read without noise."""
@@ -198,7 +211,7 @@ class ProgrammedArray:
         variance = self._variance(g)
         steps = GRID.get(chip.grid)
         if steps is None:
-            return _State(chip.kernels.prepare(pair, variance), 1.0, 1.0, rows)
+            return _State(chip.kernels.prepare(pair, variance), 1.0, float(variance is not None), rows)
         unit = float(np.abs(pair).max()) / steps or 1.0
         grid = np.rint(pair / unit).astype(np.int16)
         if variance is None:
@@ -214,7 +227,7 @@ class ProgrammedArray:
         law = self.chip.preset.read_noise
         if not law.present:
             return None
-        age = self.chip.time - float(np.min(self._written_at)) + 1.0
+        age = self.chip.time - self._written_at + 1.0
         squared = (noise.read_sigma(g, age, law) / self.chip.preset.device.span * self._used) ** 2
         return mapping.by_row_tile(squared[:, 0, 0] + squared[:, 0, 1], self.placement)
 
@@ -280,8 +293,7 @@ class ProgrammedArray:
         bits = self.chip.preset.periphery.adc_bits
         if not bits or self.ranges is None:
             return None
-        low, high = self.ranges.adc_low * per_step, self.ranges.adc_high * per_step
-        return AdcRange(low, high, (high - low) / (2**bits - 1))
+        return AdcRange(*adc_codes(self.ranges.adc_low * per_step, self.ranges.adc_high * per_step, bits))
 
     def _noise(self, state: _State, rows: NDArray[np.uint32]) -> NoiseStream | None:
         if state.noise_scale == 0.0:
@@ -293,8 +305,12 @@ class ProgrammedArray:
         converters = self.chip.preset.periphery
         read = cost.forward(self.placement, converters, vectors)
         self.site.book(read.counts, slots=read.slots)
-        if squares is None:
-            return
+        if squares is not None:
+            self.book_drive(squares)
+
+    def book_drive(self, squares: NDArray[np.int64]) -> None:
+        """Book the energy of driven word lines; `squares`: sum of squared DAC codes per word line."""
+        converters = self.chip.preset.periphery
         k = converters.dac_scale
         unit = (converters.read_voltage / k) ** 2 * converters.read_width
         energy = ReadEnergy(squares, self._state().row_conductance, unit)

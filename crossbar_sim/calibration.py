@@ -28,12 +28,15 @@ class Recorder:
 
     inputs: list[Array] = field(default_factory=list)
     sums: list[Array] = field(default_factory=list)
+    squares: Array | float = 0.0
+    """Sum of the squared inputs per word line."""
 
     def observe(self, x: Array, array: ProgrammedArray, size: float) -> None:
         """Record inputs x [vectors, n], divided by `size`, and the partial sums of every row tile."""
         p = array.placement
         x = x / size
         self.inputs.append(_thin(x))
+        self.squares = self.squares + (x * x).sum(0)
         rows = np.zeros((len(x), p.row_tiles * p.rows_per_tile))
         rows[:, : p.inputs] = x
         weights = mapping.by_row_tile(mapping.to_cells(array.read_weights() / array.scale[:, None], p), p)
@@ -76,6 +79,8 @@ def calibrate(
 
     While it runs, these arrays compute without converters and noise; the reads are booked in phase `calibrate`.
 
+    The energy of the driven word lines follows from the ranges that were found. A chip with ideal converters has nothing to set.
+
     Args:
         chip: the chip.
         model: called as model(**batch).
@@ -87,6 +92,8 @@ def calibrate(
     Raises:
         CalibrationError: an array saw no input; no range was changed then.
     """
+    if chip.exact:
+        return
     chosen = [a for a in chip.arrays.values() if a.ranges is None] if arrays is None else list(arrays)
     recorders = {array.name: Recorder() for array in chosen}
     with chip.ledger.scope(phase="calibrate"):
@@ -105,3 +112,10 @@ def calibrate(
     }
     for array in chosen:
         array.ranges = found[array.name]
+    if not chip.preset.periphery.dac_bits:
+        return
+    with chip.ledger.scope(phase="calibrate"):
+        for array in chosen:
+            codes_per_unit = chip.preset.periphery.dac_scale / found[array.name].dac
+            codes = np.rint(recorders[array.name].squares * codes_per_unit**2)
+            array.book_drive(np.asarray(codes, np.int64))

@@ -209,12 +209,16 @@ class Chip:
     def samples(self, lead: tuple[int, ...]) -> tuple[NDArray[np.bool_] | None, NDArray[np.uint32]]:
         """Which vectors of an input of leading shape `lead` are real, flat (None: all), and their row numbers."""
         if self._batch is not None and tuple(lead) == self._batch.mask.shape:
-            samples, positions = lead
-            rows = (self._first_sample + np.arange(samples))[:, None] * ROW_STRIDE + np.arange(positions)
             valid = self._batch.mask.ravel()
-            return valid, rows.ravel()[valid].astype(np.uint32)
-        count = int(np.prod(lead, dtype=np.int64))
-        return None, (self._first_sample * ROW_STRIDE + np.arange(count)).astype(np.uint32)
+            return valid, self._rows(lead)[valid]
+        return None, self._rows(lead)
+
+    def _rows(self, lead: tuple[int, ...]) -> NDArray[np.uint32]:
+        """Row number of every vector: the first axis counts samples, the others count positions."""
+        samples = lead[0] if lead else 1
+        positions = int(np.prod(lead[1:], dtype=np.int64))
+        rows = (self._first_sample + np.arange(samples))[:, None] * ROW_STRIDE + np.arange(positions)
+        return rows.ravel().astype(np.uint32)
 
     def valid_vectors(self, lead: tuple[int, ...]) -> int:
         """How many vectors of an input of leading shape `lead` are real."""

@@ -101,14 +101,10 @@ def dense(outputs: int, inputs: int, vectors: int) -> Counts:
 
 
 def weight_gradient(outputs: int, inputs: int, vectors: int) -> Counts:
-    """Outer products g x^T summed over the vectors; the sum lives in SRAM as master words."""
+    """Outer products g x^T summed over the vectors; g and x come from SRAM, the sums stay in registers."""
     macs = outputs * inputs * vectors
-    return {
-        "digital_mul": macs,
-        "digital_add": macs,
-        "sram_read_bit": MASTER_BITS * macs,
-        "sram_write_bit": MASTER_BITS * macs,
-    }
+    operands = WORD_BITS * (outputs + inputs) * vectors
+    return {"digital_mul": macs, "digital_add": macs, "sram_read_bit": operands}
 
 
 def stream_from_dram(outputs: int, inputs: int) -> Counts:
@@ -181,6 +177,16 @@ def norm_words(width: int, modules: int, outputs: int, *, product_of_sums: bool)
     if product_of_sums:
         return outputs * (2 * width + 1) + width * width
     return outputs * (modules * modules + modules + 1)
+
+
+def norm_setup(width: int, modules: int, outputs: int, inputs: int, *, product_of_sums: bool) -> Counts:
+    """The Gram form's constants, once per pool: U = W0 A^T and G = A A^T; for sums of products also p and q."""
+    if modules == 0:
+        return {}
+    macs = outputs * inputs * width + inputs * width * width
+    if not product_of_sums:
+        macs += outputs * width + outputs * width * width
+    return {"digital_mul": macs, "digital_add": macs, "sram_read_bit": WORD_BITS * macs}
 
 
 def optimiser_step(parameters: int) -> Counts:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LISTED = 40
+"""Names that an error lists at most; the layers of a model are hundreds."""
+
 
 class CrossbarError(ValueError):
     """Root of the simulator's own errors."""
@@ -27,8 +30,14 @@ class LedgerError(CrossbarError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The tail of an error about a wrong name: the nearest right one, then all of them."""
+    """The tail of an error about a wrong name, "; did you mean 'x'? (have: x, y, z)"; one for all rooms.
+
+    The question is asked only where something is alike; of a long list the first `LISTED` names are given.
+    """
     names = sorted(known)
+    if not names:
+        return " (there are none)"
     close = get_close_matches(name, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{hint} (have: {', '.join(names)})"
+    more = f", and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"{hint} (have: {', '.join(names[:LISTED])}{more})"

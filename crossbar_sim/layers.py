@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from crossbar_sim import cost
 from crossbar_sim.array import ProgrammedArray
 from crossbar_sim.chip import Site
 from crossbar_sim.errors import ConfigError
+from crossbar_sim.ledger import Ledger
 
 
 class CrossbarProduct(nn.Module):
@@ -29,12 +29,11 @@ class CrossbarProduct(nn.Module):
         super().__init__()
         self.array = array
         self.master = master
-        self._streamed: tuple[str, int] | None = None
+        self._streamed: tuple[Ledger, str, int] | None = None
         self._present: tuple[tuple[int, float, torch.dtype], Tensor] | None = None
+        self._asked: tuple[tuple[int, torch.dtype], Tensor] | None = None
         self._packed: dict[str, tuple[Tensor, Product]] = {}
         self._transposed: tuple[Tensor, Tensor] | None = None
-        nominal = torch.from_numpy(array.target_weights().astype(np.float32))
-        self.register_buffer("nominal", nominal, persistent=False)
 
     @property
     def in_features(self) -> int:
@@ -76,9 +75,11 @@ class CrossbarProduct(nn.Module):
         return self.multiply("backward", self._transposed[1], grad)
 
     def _nominal(self, dtype: torch.dtype) -> Tensor:
-        """The weights that the array was asked to hold."""
-        nominal: Tensor = self.get_buffer("nominal")
-        return nominal if nominal.dtype == dtype else torch.from_numpy(self.array.target_weights()).to(dtype)
+        """The weights that the array was asked to hold, [out, in], computed once per programming."""
+        moment = (self.array.version, dtype)
+        if self._asked is None or self._asked[0] != moment:
+            self._asked = (moment, torch.from_numpy(self.array.target_weights()).to(dtype))
+        return self._asked[1]
 
     def book_backward(self, vectors: int, *, wants_input: bool, wants_master: bool) -> None:
         """Book the digital backward product; the weights come from DRAM once a step, however it is split."""
@@ -88,8 +89,11 @@ class CrossbarProduct(nn.Module):
         if not wants_input:
             return
         site.book(cost.dense(m, n, vectors))
-        moment = (chip.ledger.task, chip.event)
-        if self.master is None and self._streamed != moment:
+        moment = (chip.ledger, chip.ledger.task, chip.event)
+        same = (
+            self._streamed is not None and self._streamed[0] is moment[0] and self._streamed[1:] == moment[1:]
+        )
+        if self.master is None and not same:
             self._streamed = moment
             site.book(cost.stream_from_dram(m, n))
 

@@ -108,8 +108,12 @@ def target_conductance(weight: Array, scale: Array, placement: Placement, device
     even) to the device's levels where it has any. Unused cells stay at g_min.
 
     Raises:
-        MappingError: the weight is not finite, or exceeds its column scale.
+        MappingError: the weight is not finite or exceeds its column scale, or the scale is not one positive number per output.
     """
+    if scale.shape != weight.shape[:1] or not (np.isfinite(scale).all() and (scale > 0).all()):
+        raise MappingError(
+            f"scale: must hold one positive, finite number per output (got shape {scale.shape}, least {scale.min():g})"
+        )
     if not np.isfinite(weight).all():
         raise MappingError("weight: holds values that are not finite; nothing was programmed")
     normalised = weight / scale[:, None]

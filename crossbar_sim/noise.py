@@ -65,8 +65,8 @@ def relaxed(
     return np.maximum(written + mean + spread * z, 0.0)
 
 
-def read_sigma(conductance: Array, age: float, noise: ReadNoise) -> Array:
-    """Standard deviation (S) of one read of each cell (docs: ReadNoise)."""
+def read_sigma(conductance: Array, age: float | Array, noise: ReadNoise) -> Array:
+    """Standard deviation (S) of one read of each cell, `age` s after programming (docs: ReadNoise)."""
     sigma = np.full(conductance.shape, noise.constant)
     if noise.log10_slope:
         micro = np.maximum(conductance, 1e-6) / 1e-6

@@ -48,9 +48,23 @@ def zero_centred(low: float, high: float, bits: int) -> tuple[float, float]:
     if low == high == 0.0:
         low, high = -1.0, 1.0
     top = 2**bits - 1
-    k = int(np.clip(np.rint(top * high / (high - low)), 0, top))
-    step = max(high / k if k else 0.0, -low / (top - k) if k < top else 0.0)
+    ideal = top * high / (high - low)
+    fewest, most = (1 if high > 0 else 0), (top - 1 if low < 0 else top)
+    step, k = min(
+        (max(high / k if k else 0.0, -low / (top - k) if k < top else 0.0), k)
+        for k in (min(max(round_(ideal), fewest), most) for round_ in (math.floor, math.ceil))
+    )
     return -(top - k) * step, k * step
+
+
+def adc_codes(low: float, high: float, bits: int) -> tuple[float, float, float]:
+    """Ends and step of an ADC on [low, high]; where 0 is a code (within rounding), lo + code * step is exactly 0 there."""
+    steps = 2**bits - 1
+    step = (high - low) / steps
+    below = -low / step
+    if abs(below - round(below)) < 1e-9 * steps:
+        below = round(below)
+    return -below * step, (steps - below) * step, step
 
 
 def power_of_two(size: float) -> float:

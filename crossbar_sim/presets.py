@@ -91,7 +91,6 @@ def preset(name_or_path: str | Path) -> Preset:
     return _load(str(name_or_path))
 
 
-@lru_cache(maxsize=64)
 def _load(name: str) -> Preset:
     if name.endswith(".toml"):
         path = Path(name)
@@ -107,6 +106,7 @@ def _load(name: str) -> Preset:
     return parse_preset(raw, origin=name)
 
 
+@lru_cache(maxsize=64)
 def parse_preset(raw: bytes, *, origin: str) -> Preset:
     """A card from the bytes of its TOML file. See `preset`."""
     data = _toml(raw, origin)
@@ -127,11 +127,10 @@ def parse_preset(raw: bytes, *, origin: str) -> Preset:
         if values is not None:
             _build(parts, section, kind, values, problems)
     problems.extend(f"{key}: unknown section{nearest(key, SECTIONS)}" for key in data)
+    table = None if price_name is None else _named_table(str(price_name), problems)
     if problems:
         raise ConfigError(f"preset {origin}: " + "; ".join(problems))
-    prices = (
-        None if price_name is None else with_device_latencies(price_table(str(price_name)), parts, provenance)
-    )
+    prices = None if table is None else with_device_latencies(table, parts, provenance)
     digest = hashlib.sha256(raw + repr(prices).encode()).hexdigest()
     return Preset(
         name=name, title=title, prices=prices, provenance=provenance, sources=sources, sha256=digest, **parts
@@ -145,6 +144,14 @@ def _build(
         parts[section] = kind(**values)
     except ConfigError as error:
         problems.append(str(error))
+
+
+def _named_table(name: str, problems: list[str]) -> PriceTable | None:
+    try:
+        return price_table(name)
+    except ConfigError as error:
+        problems.append(str(error))
+        return None
 
 
 def _toml(raw: bytes, origin: str) -> dict[str, Any]:
@@ -211,6 +218,8 @@ def _provenance(entry: Any, sources: Mapping[str, str]) -> tuple[str, Provenance
         return f"mark must be one of {', '.join(MARKS)} (got {entry.get('mark')!r})", empty
     if entry.get("source") not in sources:
         return f"source {entry.get('source')!r} is not in [sources]", empty
+    if entry["mark"] == "assumed" and not {"low", "high"} <= entry.keys():
+        return "assumed numbers need low and high", empty
     return "", Provenance(
         entry["mark"], entry["source"], entry.get("low"), entry.get("high"), entry.get("note", "")
     )

@@ -35,7 +35,6 @@ class Programmed:
     pulses: NDArray[np.float32]
     set_pulses: int
     reset_pulses: int
-    verify_reads: int
     unconverged: int
     set_energy: float
     reset_energy: float
@@ -115,7 +114,6 @@ def write_verify(
         pulses,
         up,
         down,
-        up + down + 2 * target.size,
         missed,
         *(fsum(column) for column in zip(*energies, strict=True)),
     )
@@ -195,7 +193,6 @@ def statistical(
         np.where(changed, mean_pulses[before, after], np.float32(0)),
         up,
         down,
-        up + down + 2 * target.size,
         missed,
         float((moved * table.set_energy).sum()),
         float((moved * table.reset_energy).sum()),

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorafusion.errors import LoraFusionError, nearest
+from crossbar_sim.errors import nearest
+from lorafusion.errors import LoraFusionError
 
 QUERY_VALUE = ("attention.self.query", "attention.self.value")
 ENCODER_LINEARS = (
@@ -58,10 +59,7 @@ def architecture(name: str) -> Architecture:
         LoraFusionError: for an unknown name, with the nearest known one.
     """
     if name not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise LoraFusionError(
-            f"architecture: {name!r} is not known{nearest(name, ARCHITECTURES)}; choose one of {known}"
-        )
+        raise LoraFusionError(f"architecture: {name!r} is not known{nearest(name, ARCHITECTURES)}")
     return ARCHITECTURES[name]
 
 

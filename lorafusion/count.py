@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from crossbar_sim.convert import get_layer
+from crossbar_sim.conversion import get_layer
 from crossbar_sim.errors import nearest
 from crossbar_sim.layers import DigitalProduct
 from lorafusion.architectures import adapted_layers, architecture

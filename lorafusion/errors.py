@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-
 
 class LoraFusionError(ValueError):
     """A wrong name, value or combination in the adapter room."""
@@ -16,17 +13,3 @@ class PeftFormatError(LoraFusionError):
 
 class ModuleMismatchError(LoraFusionError):
     """LoRA modules that do not fit each other, or do not fit the model they are meant for."""
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The known name most similar to `name`, as a hint for error messages.
-
-    Args:
-        name: the name that was not found.
-        known: the names that exist.
-
-    Returns:
-        " (nearest: 'x')", or an empty string where nothing is known or nothing is alike.
-    """
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.3)
-    return f" (nearest: {found[0]!r})" if found else ""

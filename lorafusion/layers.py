@@ -35,15 +35,27 @@ class AdapterPool:
 
 
 class LoraLinear(nn.Module):
-    """y = W0 x + b + s B A x (Hu et al. 2021); A and B are products with trainable weights."""
+    """y = W0 x + b + s B A x (Hu et al. 2021); A and B are products with trainable weights.
 
-    def __init__(self, base: nn.Module, a: nn.Module, b: nn.Module, scale: float) -> None:
+    With a `site` the additions of the two paths are booked, y's and those of the input's gradient (the constant s is
+    free: it can be folded into B's words).
+    """
+
+    def __init__(
+        self, base: nn.Module, a: nn.Module, b: nn.Module, scale: float, *, site: Site | None = None
+    ) -> None:
         super().__init__()
-        self.base, self.a, self.b, self.scale = base, a, b, scale
+        self.base, self.a, self.b, self.scale, self.site = base, a, b, scale, site
 
     def forward(self, x: Tensor) -> Tensor:
         """X [..., in] -> [..., out]."""
         out: Tensor = self.base(x) + self.scale * self.b(self.a(x))
+        if self.site is not None:
+            site, vectors = self.site, self.site.chip.valid_vectors(x.shape[:-1])
+            site.book({"digital_add": out.shape[-1] * vectors})
+            if x.requires_grad:
+                added = x.shape[-1] * vectors
+                out.register_hook(lambda _: site.book({"digital_add": added}))
         return out
 
 
@@ -58,7 +70,7 @@ class Magnitude(nn.Module):
         super().__init__()
         self.norm = norm
         self.weight = nn.Parameter(torch.ones(outputs) if start is None else start.clone())
-        self._cached: tuple[int, Tensor] | None = None
+        self._cached: tuple[Tensor | None, Tensor] | None = None
 
     def forward(self, z: Tensor, coefficients: Tensor | None) -> Tensor:
         """Z [..., out] scaled."""
@@ -68,11 +80,15 @@ class Magnitude(nn.Module):
 
     def _current_norm(self, norm: Norm, coefficients: Tensor | None) -> Tensor:
         """The norm, evaluated anew only after the coefficients have moved (once per optimiser step)."""
-        version = -1 if coefficients is None else coefficients._version
-        if self._cached is None or self._cached[0] != version:
+        if self._cached is None or not _equal(self._cached[0], coefficients):
             with torch.no_grad():
-                self._cached = (version, norm(coefficients))
+                held = None if coefficients is None else coefficients.detach().clone()
+                self._cached = (held, norm(coefficients))
         return self._cached[1]
+
+
+def _equal(a: Tensor | None, b: Tensor | None) -> bool:
+    return a is b if a is None or b is None else torch.equal(a, b)
 
 
 class FusedLoraLinear(nn.Module):
@@ -116,7 +132,7 @@ class FusedLoraLinear(nn.Module):
             drive, size = self._fuse(self.a(x), self.coefficients)
             z = z + self.b(drive, size)
         y = z if self.magnitude is None else self.magnitude(z, self.coefficients)
-        self._book(y)
+        self._book(x, y)
         return y if self.bias is None else y + self.bias
 
     def _fuse(self, u: Tensor, c: Tensor) -> tuple[Tensor, float]:
@@ -135,7 +151,7 @@ class FusedLoraLinear(nn.Module):
             drive = c[:, None] * split_u
         return drive.flatten(-2), size
 
-    def _book(self, y: Tensor) -> None:
+    def _book(self, x: Tensor, y: Tensor) -> None:
         """Book the digital work between the arrays, now and when the gradient comes back."""
         if self.site is None:
             return
@@ -147,9 +163,13 @@ class FusedLoraLinear(nn.Module):
             site.book(cost.magnitude_forward(outputs, vectors))
         if not y.requires_grad:
             return
+        # dx is the sum of the gradients through W0 and through the A-stack
+        added = x.shape[-1] * vectors if x.requires_grad and self.a is not None else 0
 
         def book_backward(_: Tensor) -> None:
             site.book(cost.fusion_backward(self.width, self.modules_count, vectors, **merge))
+            if added:
+                site.book({"digital_add": added})
             if self.magnitude is not None:
                 site.book(cost.magnitude_backward(outputs, vectors))
 
@@ -178,6 +198,7 @@ def gram_norm(weight: Tensor, a: Tensor, b: Tensor, modules: int, *, product_of_
 
         def norm_of_product(c: Tensor | None) -> Tensor:
             assert c is not None
+            c = c.to(base.dtype)
             b_m = torch.einsum("i,oir->or", c, split_b)
             u_m = torch.einsum("i,oir->or", c, u)
             g_m = torch.einsum("i,irjs,j->rs", c, gram, c)
@@ -190,6 +211,7 @@ def gram_norm(weight: Tensor, a: Tensor, b: Tensor, modules: int, *, product_of_
 
     def norm_of_sum(c: Tensor | None) -> Tensor:
         assert c is not None
+        c = c.to(base.dtype)
         squared: Tensor = base + 2 * (p @ c) + torch.einsum("i,oij,j->o", c, q, c)
         return squared.clamp_min(0).sqrt()
 

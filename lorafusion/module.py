@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from crossbar_sim.errors import nearest
 from lorafusion.architectures import adapted_layers
-from lorafusion.errors import LoraFusionError, ModuleMismatchError, nearest
+from lorafusion.errors import LoraFusionError, ModuleMismatchError
 
 
 @dataclass(frozen=True, eq=False)

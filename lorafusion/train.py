@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from crossbar_sim import cost
 from crossbar_sim.chip import Chip, Site
+from lorafusion.errors import LoraFusionError
 from lorafusion.methods.base import Adaptation
 
 B = TypeVar("B")
@@ -28,7 +29,7 @@ class Training:
     def __post_init__(self) -> None:
         for name in ("steps", "batch"):
             if getattr(self, name) < 1:
-                raise ValueError(f"Training.{name}: must be at least 1 (got {getattr(self, name)})")
+                raise LoraFusionError(f"Training.{name}: must be at least 1 (got {getattr(self, name)})")
 
 
 def train(
@@ -52,6 +53,9 @@ def train(
 
     Returns:
         The loss of every step.
+
+    Raises:
+        LoraFusionError: the batches ran out.
     """
     if not adaptation.trainable:
         return []
@@ -70,6 +74,10 @@ def train(
         decay.step()
         if on_step is not None:
             on_step(step, losses[-1])
+    if len(losses) < training.steps:
+        raise LoraFusionError(
+            f"batches: ran out after {len(losses)} of {training.steps} steps; give more, or lower Training.steps"
+        )
     return losses
 
 

@@ -69,15 +69,14 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """One row per chip and method, beside a baseline."""
-    from rich.console import Console
-
     from crossbar_experiments import store, tables
+    from crossbar_experiments.show import wide_console
 
     table = tables.compare(store.load(directory), baseline)
     if as_json:
         _say(json.loads(table.to_json(orient="records")), "", as_json=True)
     else:
-        tables.print_rich(table, Console())
+        tables.print_rich(table, wide_console())
 
 
 @app.command()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import cattrs
+import cattrs.v
 
 from crossbar_experiments.assets import asset
 from crossbar_experiments.errors import BenchError
@@ -213,7 +214,7 @@ def parse_experiment(data: Mapping[str, Any], *, origin: str) -> Experiment:
     try:
         experiment = _converter().structure(raw, Experiment)
     except cattrs.BaseValidationError as error:
-        problems.extend(_told(line) for line in cattrs.transform_error(error, path="config"))
+        problems.extend(_lines(error, "config"))
     if experiment is not None:
         problems.extend(_unknown_names(experiment))
     if problems or experiment is None:
@@ -236,7 +237,7 @@ def _methods(tables: Any, problems: list[str]) -> dict[str, Method]:
         try:
             found[label] = _converter().structure(settings, METHODS[name])
         except cattrs.BaseValidationError as error:
-            problems.extend(_told(line) for line in cattrs.transform_error(error, path=f"methods.{label}"))
+            problems.extend(_lines(error, f"methods.{label}"))
         except LoraFusionError as error:
             problems.append(f"methods.{label}: {error}")
     return found
@@ -258,10 +259,22 @@ def _unknown_names(experiment: Experiment) -> Iterator[str]:
         yield f"baseline: {experiment.baseline!r} is not among the methods{nearest(experiment.baseline, experiment.methods)}"
 
 
-def _told(line: str) -> str:
-    """A cattrs message with its path first, as all messages here."""
-    text, _, path = line.rpartition(" @ ")
-    return f"{path}: {text}" if path else line
+def _lines(error: cattrs.BaseValidationError, path: str) -> list[str]:
+    """Every mistake of a validation error, its path first."""
+    told = cattrs.transform_error(error, path=path, format_exception=_reason)
+    parts = (line.rpartition(" @ ") for line in told)
+    return [f"{where}: {text}" if where else text for text, _, where in parts]
+
+
+def _reason(error: BaseException, kind: type | None) -> str:
+    """Our own sentence where there is one; cattrs' otherwise."""
+    if (
+        isinstance(error, ValueError | TypeError)
+        and str(error)
+        and not isinstance(error, cattrs.errors.ForbiddenExtraKeysError)
+    ):
+        return str(error)
+    return cattrs.v.format_exception(error, kind)
 
 
 def _converter() -> cattrs.Converter:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from crossbar_experiments.assets import asset
 from crossbar_experiments.errors import BenchError
 from crossbar_experiments.fetch import member
-from crossbar_experiments.names import nearest
+from crossbar_sim.errors import nearest
 
 
 @dataclass(frozen=True)

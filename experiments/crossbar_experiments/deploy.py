@@ -14,10 +14,11 @@ from crossbar_experiments.model import Classifier, Tokens, load_classifier
 from crossbar_experiments.task_table import TASKS
 from crossbar_sim.array import ProgrammedArray
 from crossbar_sim.chip import Chip
-from crossbar_sim.convert import convert, get_layer
+from crossbar_sim.conversion import convert, get_layer
 from crossbar_sim.layers import CrossbarProduct
 from crossbar_sim.ledger import Ledger
 from lorafusion.architectures import adapted_layers, architecture
+from lorafusion.errors import LoraFusionError
 from lorafusion.layers import AdapterPool
 from lorafusion.methods import Context
 from lorafusion.methods.base import nominal_weight
@@ -107,7 +108,9 @@ def deploy(config: ChipConfig, folder: Path, library: LoraLibrary, *, max_tokens
 def _program_pool(deployment: Deployment, library: LoraLibrary) -> None:
     chip = deployment.chip
     for layer in deployment.layers:
-        a, b, _ = library.stack(layer)
+        a, b, ranks = library.stack(layer)
+        if len(set(ranks)) > 1:  # the layers split N r evenly
+            raise LoraFusionError(f"pool: fusion needs modules of one rank (got {ranks} in layer {layer!r})")
         deployment.pool_weights[layer] = (a, b)
         products = {
             matrix: CrossbarProduct(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossbar_experiments.errors import BenchError
-from crossbar_experiments.names import nearest
+from crossbar_sim.errors import nearest
 
 
 class FetchError(BenchError):

@@ -38,8 +38,15 @@ def minilm_folder() -> Path:
 
 
 def weights_digest(folder: Path) -> str:
-    """Sha256 of the base weights."""
-    return _digest(folder / "model.safetensors", (folder / "model.safetensors").stat().st_mtime_ns)
+    """Sha256 of the base weights.
+
+    Raises:
+        BenchError: the folder holds none.
+    """
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise BenchError(f"model: {str(folder)!r} is not a model folder (no model.safetensors)")
+    return _digest(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=8)

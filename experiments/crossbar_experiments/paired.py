@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from crossbar_experiments.errors import BenchError
-from crossbar_experiments.names import nearest
+from crossbar_sim.errors import nearest
 
 if TYPE_CHECKING:
     import pandas as pd

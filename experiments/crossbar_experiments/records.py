@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crossbar_experiments.names import nearest
+from crossbar_sim.errors import nearest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from math import fsum
 from pathlib import Path
@@ -40,6 +41,7 @@ def model_folder(config: ModelConfig) -> Path:
     return minilm_folder() if config.base == "minilm" else Path(config.base)
 
 
+@lru_cache(maxsize=2)
 def load_library(config: PoolConfig) -> LoraLibrary:
     """The pool's modules.
 
@@ -212,8 +214,8 @@ def _about(cell: Cell, deployment: Deployment, adaptation: Adaptation) -> dict[s
 
 def _costs(cell: Cell, deployment: Deployment, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Cells, energies, time and wear, deployment and task apart. Evaluation is inference, not adaptation."""
-    deployed = [r for r in rows if r["task"] in (DEPLOY_BASE, DEPLOY_POOL)]
-    own = [r for r in rows if r["task"] == cell.task]
+    deployed = [r for r in rows if r["task"] in (DEPLOY_BASE, DEPLOY_POOL) or r["phase"] == "deploy"]
+    own = [r for r in rows if r["task"] == cell.task and r["phase"] != "deploy"]
     adapting = [r for r in own if r["phase"] != "eval"]
     writing = [r for r in adapting if _is_write(r)]
     card = deployment.chip.preset

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crossbar_experiments.errors import BenchError
-from crossbar_experiments.names import nearest
 from crossbar_experiments.records import LEDGER, METRICS, PREDICTIONS, RecordError, Schema, read_csv, to_csv
+from crossbar_sim.errors import nearest
 
 if TYPE_CHECKING:
     import pandas as pd

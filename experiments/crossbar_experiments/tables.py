@@ -32,6 +32,7 @@ MEANS = (
     "task_energy_J",
     "write_time_s",
     "digital_words",
+    "text_energy_J",
 )
 Row = Mapping[Hashable, Any]
 
@@ -49,7 +50,7 @@ def compare(results: Results, baseline: str) -> pd.DataFrame:
     """
     import pandas as pd
 
-    metrics = results.metrics
+    metrics = _per_text(results.metrics)
     check_label(metrics, baseline, "baseline")
     one_cell_per_run(metrics)
     rows = []
@@ -76,13 +77,20 @@ def task_table(results: Results) -> pd.DataFrame:
     one_cell_per_run(results.metrics)
     rows = [
         {**_summary(group), "stratum": stratum, "task": task, "n_test": group["n_test"].max()}
-        for (_, stratum, task, _), group in results.metrics.groupby(["chip", "stratum", "task", "label"])
+        for (_, stratum, task, _), group in _per_text(results.metrics).groupby(
+            ["chip", "stratum", "task", "label"]
+        )
     ]
     table = pd.DataFrame(rows)
     keys = ["chip", "stratum", "task", "accuracy", "label"]
     table = table.sort_values(keys, ascending=[True, True, True, False, True]).reset_index(drop=True)
     first = ["chip", "stratum", "task", "label"]
     return table[first + [name for name in table.columns if name not in first]]
+
+
+def _per_text(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The cells with the energy of one inference beside that of all test texts."""
+    return metrics.assign(text_energy_J=metrics["inference_energy_J"] / metrics["n_test"])
 
 
 def _summary(group: pd.DataFrame) -> dict[str, Any]:
@@ -221,6 +229,7 @@ COLUMNS = (
     _energy("task_energy_J", "total energy", "per task"),
     _column("write_time_s", "write time", "per task", lambda value: engineering(value, "s")),
     _column("peak_wear_cycles", "peak wear, cycles", "", count),
+    _energy("text_energy_J", "energy", "per text"),
     _column("digital_words", "digital state, words", "", count),
     Column(
         "assumed_share",

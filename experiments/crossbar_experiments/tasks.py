@@ -19,8 +19,8 @@ import numpy as np
 from crossbar_experiments.datasets import Example, read
 from crossbar_experiments.errors import BenchError
 from crossbar_experiments.fetch import NotFetchedError
-from crossbar_experiments.names import nearest
 from crossbar_experiments.task_table import TASKS, Task
+from crossbar_sim.errors import nearest
 
 Part = Literal["train", "validation", "test"]
 

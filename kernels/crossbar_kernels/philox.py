@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from enum import IntEnum
+from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -58,6 +59,7 @@ def key(seed: int, name: str) -> tuple[int, int]:
     return seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
 
 
+@cache
 def stream(purpose: Purpose, *, sign: int = 0, slice_: int = 0, plane: int = 0, tile: int = 0) -> int:
     """The third counter word: purpose 4 | sign 1 | slice 4 | plane 5 | tile 18 bits.
 

@@ -31,16 +31,13 @@ class Words(NamedTuple):
 
 
 @inlined
-def _normal(column: Any, row: Any, pulse: Any, words: Any) -> Any:
-    """The normal of one pulse of one element."""
+def _four(column: Any, row: Any, pulse: Any, words: Any) -> Any:
+    """The normals of the four pulses that share a counter."""
     stream = np.uint32(words.stream + words.plane * np.uint32(pulse // 4))
     w0, w1, w2, w3 = philox4x32(np.uint32(column), np.uint32(row), stream, words.event, words.k0, words.k1)
-    index = pulse % 4
-    if index < 2:
-        z0, z1 = box_muller(w0, w1)
-    else:
-        z0, z1 = box_muller(w2, w3)
-    return np.float64(z0 if index % 2 == 0 else z1)
+    z0, z1 = box_muller(w0, w1)
+    z2, z3 = box_muller(w2, w3)
+    return np.float64(z0), np.float64(z1), np.float64(z2), np.float64(z3)
 
 
 @compiled
@@ -53,6 +50,7 @@ def pulse_rows(
         for j in range(x.shape[1]):
             g, goal, window, s = x[i, j], target[i, j], tolerance[i, j], strength[i, j]
             run, last, up, down, pulse = 0, 0, 0, 0, 0
+            z1 = z2 = z3 = 0.0
             heat_up, heat_down, checks = 0.0, 0.0, n.verify * g
             while pulse < n.most and abs(g - goal) > window:
                 rising = g < goal
@@ -60,7 +58,10 @@ def pulse_rows(
                 run = min(run + 1, last_step) if polarity == last else 0
                 last = polarity
                 side = 0 if rising else 2
-                z = _normal(j, first + i, pulse, words)
+                if pulse % 4 == 0:
+                    z, z1, z2, z3 = _four(j, first + i, pulse, words)
+                else:
+                    z, z1, z2 = z1, z2, z3
                 a = ramps[side + 1, run] * s * max(0.0, 1.0 + n.spread * z)
                 step = a / (1.0 + a)
                 moved = g + (n.top - g) * step if rising else g - (g - n.bottom) * step

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from crossbar_sim.chip import Chip, Site
-from crossbar_sim.convert import get_layer, set_layer
+from crossbar_sim.conversion import get_layer, set_layer
 from crossbar_sim.layers import CrossbarProduct, split
 from lorafusion.layers import AdapterPool
 

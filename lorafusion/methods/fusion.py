@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from crossbar_sim import cost
-from crossbar_sim.convert import get_layer
+from crossbar_sim.conversion import get_layer
+from crossbar_sim.errors import nearest
 from crossbar_sim.layers import split
 from lorafusion.architectures import block_of
 from lorafusion.errors import LoraFusionError
@@ -60,9 +61,11 @@ class FusionConfig:
         ):
             value = getattr(self, field)
             if value not in known:
-                raise LoraFusionError(f"fusion.{field}: {value!r} is not one of {', '.join(known)}")
+                raise LoraFusionError(
+                    f"{self.name}.{field}: {value!r} is unknown{nearest(str(value), known)}"
+                )
         if not self.fuse and self.magnitude == "off":
-            raise LoraFusionError("fusion.fuse: false with magnitude 'off' leaves nothing to train")
+            raise LoraFusionError(f"{self.name}.fuse: false with magnitude 'off' leaves nothing to train")
 
     def attach(self, model: nn.Module, context: Context) -> Adaptation:
         """Wrap every adapted layer; train coefficients and magnitudes only."""
@@ -128,16 +131,18 @@ class FusionConfig:
             product, bias, pool=pool, coefficients=c, magnitude=magnitude, merge=self.merge, site=site
         )
         if site is not None and self.magnitude == "dora" and pool is not None:
-            counts = cost.norm_update(
-                fused.width, fused.modules_count, fused_outputs(fused), product_of_sums=fused.product_of_sums
-            )
+            shape = fused.width, fused.modules_count, fused_outputs(fused)
+            merge = {"product_of_sums": fused.product_of_sums}
+            counts = cost.norm_update(*shape, **merge)
             books.append(lambda: site.book(counts))
+            with site.chip.ledger.scope(phase="deploy"):
+                site.book(cost.norm_setup(*shape, int(product.in_features), **merge))  # type: ignore[arg-type]
         return fused, books
 
     def _magnitude(self, context: Context, layer: str, weight: Tensor, pool: AdapterPool | None) -> Magnitude:
         outputs = int(weight.shape[0])
         if self.magnitude == "gain":
-            return Magnitude(outputs, start=torch.ones(outputs, device=weight.device))
+            return Magnitude(outputs, start=weight.new_ones(outputs))
         norms = weight.norm(dim=1)
         if pool is None:
             return Magnitude(outputs, norm=lambda _: norms, start=norms)
@@ -175,6 +180,7 @@ class FusionConfig:
                     update()
 
             adaptation.after_step = book_norms
+            book_norms()  # the norm that the first step uses
 
 
 def fused_outputs(fused: FusedLoraLinear) -> int:

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from crossbar_sim.array import ProgrammedArray
 from crossbar_sim.chip import Chip
-from crossbar_sim.convert import get_layer
+from crossbar_sim.conversion import get_layer
+from crossbar_sim.cost import MASTER_BITS
+from crossbar_sim.errors import nearest
 from crossbar_sim.layers import CrossbarProduct, DigitalProduct
 from crossbar_sim.periphery import Ranges
 from lorafusion.errors import LoraFusionError
@@ -39,14 +41,16 @@ class LoraConfig:
 
     rank: int = 16
     alpha: float = 32.0
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     weight_decay: float = 0.0
     targets: tuple[str, ...] = ()
     placement: str = "sram"
 
     def __post_init__(self) -> None:
         if self.placement not in PLACEMENTS:
-            raise LoraFusionError(f"lora.placement: {self.placement!r} is not one of {', '.join(PLACEMENTS)}")
+            raise LoraFusionError(
+                f"lora.placement: {self.placement!r} is unknown{nearest(self.placement, PLACEMENTS)}"
+            )
         if self.rank < 1:
             raise LoraFusionError(f"lora.rank: must be at least 1 (got {self.rank})")
 
@@ -61,7 +65,9 @@ class LoraConfig:
         for layer in self._layers(context):
             base = get_layer(model, layer)
             a, b = self._start(base, context.generator)
-            lora = LoraLinear(base, *self._products(layer, a, b, context), self.alpha / self.rank)
+            a_product, b_product = self._products(layer, a, b, context)
+            site = context.site(layer, "own")
+            lora = LoraLinear(base, a_product, b_product, self.alpha / self.rank, site=site)
             adaptation.install(layer, lora)
             wrapped[layer] = lora
             masters += [a, b]
@@ -76,21 +82,23 @@ class LoraConfig:
     def _layers(self, context: Context) -> tuple[str, ...]:
         if not self.targets:
             return context.layers
-        chosen = tuple(n for n in context.layers if any(n == t or n.endswith("." + t) for t in self.targets))
-        if not chosen:
-            raise LoraFusionError(
-                f"lora.targets: no adapted layer ends with one of {', '.join(self.targets)} (layers: "
-                f"{', '.join(context.layers[:6])}, ...)"
-            )
-        return chosen
+        chosen: set[str] = set()
+        for target in self.targets:
+            found = {n for n in context.layers if n == target or n.endswith("." + target)}
+            if not found:
+                raise LoraFusionError(
+                    f"lora.targets: no adapted layer ends with {target!r}{nearest(target, context.layers)}"
+                )
+            chosen |= found
+        return tuple(n for n in context.layers if n in chosen)
 
     def _start(self, base: nn.Module, generator: torch.Generator) -> tuple[nn.Parameter, nn.Parameter]:
         inputs, outputs = int(base.in_features), int(base.out_features)  # type: ignore[arg-type]
-        device = next((p.device for p in base.parameters()), torch.device("cpu"))
-        a = torch.empty(self.rank, inputs, device=device)
-        if device.type != "meta":
+        like = next(base.parameters(), torch.empty(0))
+        a = like.new_empty(self.rank, inputs)
+        if a.device.type != "meta":
             nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
-        return nn.Parameter(a), nn.Parameter(torch.zeros(outputs, self.rank, device=device))
+        return nn.Parameter(a), nn.Parameter(like.new_zeros(outputs, self.rank))
 
     def _products(
         self, layer: str, a: nn.Parameter, b: nn.Parameter, context: Context
@@ -138,11 +146,12 @@ def rewrite(layers: dict[str, LoraLinear]) -> None:
             values = product.master.detach().double().numpy()
             while abs(values).max() > product.array.scale.min():
                 product.array.scale = product.array.scale * 2
+            product.array.site.book({"sram_read_bit": MASTER_BITS * values.size})
             product.array.reprogram(values, statistical=True)
 
 
 def write(layers: dict[str, LoraLinear], chip: Chip) -> None:
-    """Write trained matrices onto arrays; the DAC range of A is that of the layer's own inputs."""
+    """Write trained matrices onto arrays; their converters have no ranges until Chip.calibrate."""
     for name, lora in layers.items():
         for matrix in ("a", "b"):
             product = getattr(lora, matrix)

@@ -215,7 +215,7 @@ def test_a_missing_folder_is_answered_with_the_nearest(tmp_path):
 
 
 def test_the_package_imports_none_of_the_heavy_libraries():
-    heavy = ("pandas", "matplotlib", "jinja2", "scipy", "rich", "numpy")
+    heavy = ("pandas", "matplotlib", "jinja2", "scipy", "rich", "numba", "torch")
     modules = "store, tables, figures, report, style, paired, records"
     code = f"import sys; from crossbar_experiments import {modules}; print([m for m in {heavy} if m in sys.modules])"
     path = os.pathsep.join(p for p in sys.path if p)

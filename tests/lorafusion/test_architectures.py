@@ -52,7 +52,7 @@ def test_the_embeddings_do_not_share_flan_t5s_head() -> None:
 
 @pytest.mark.parametrize(("wrong", "right"), [("flan-t5-larg", "flan-t5-large"), ("minilm", "minilm-l6")])
 def test_a_wrong_name_is_answered_with_the_nearest(wrong, right) -> None:
-    with pytest.raises(LoraFusionError, match=rf"{wrong!r} is not known \(nearest: {right!r}\)"):
+    with pytest.raises(LoraFusionError, match=rf"{wrong!r} is not known; did you mean {right!r}\?"):
         architecture(wrong)
 
 
@@ -85,7 +85,7 @@ def test_targets_that_select_nothing_are_refused(targets) -> None:
 
 
 def test_a_misspelt_target_is_answered_with_the_nearest() -> None:
-    with pytest.raises(LoraFusionError, match=r"nearest: 'attention\.self\.query'"):
+    with pytest.raises(LoraFusionError, match=r"did you mean 'attention\.self\.query'"):
         adapted_layers(architecture("minilm-l6").build(), ["attention.self.querry"])
 
 

@@ -94,7 +94,7 @@ def test_stacks_give_the_weighted_sum_of_products() -> None:
 
 
 def test_stack_refuses_a_layer_that_no_module_adapts() -> None:
-    with pytest.raises(LoraFusionError, match=r"'0\.qq'.*nearest: '0\.q'"):
+    with pytest.raises(LoraFusionError, match=r"'0\.qq'.*did you mean '0\.q'"):
         LoraLibrary((module(),)).stack("0.qq")
 
 
@@ -143,7 +143,7 @@ def test_check_accepts_a_linear_layer_that_stores_its_weight_transposed() -> Non
     [
         (
             "block.0.query",
-            r"module 'a' adapts 'block.0.query', which this model does not have.*nearest: 'block.0.q'",
+            r"module 'a' adapts 'block.0.query', which this model does not have.*did you mean 'block.0.q'",
         ),
         ("embed", "as a linear layer"),
         ("norm", "as a linear layer"),
@@ -231,7 +231,7 @@ def test_half_an_adapter_in_a_pool_is_an_error_and_not_skipped(tmp_path) -> None
 def test_a_module_for_another_architecture_is_named() -> None:
     library = LoraLibrary((module(layers=("encoder.layer.0.attention.self.query",)),))
     with pytest.raises(
-        ModuleMismatchError, match=r"module 'm' adapts 'encoder\.layer\.0.*does not have.*nearest"
+        ModuleMismatchError, match=r"module 'm' adapts 'encoder\.layer\.0.*does not have.*have: "
     ):
         library.check(architecture("flan-t5-small").build())
     with pytest.raises(ModuleMismatchError, match=r"\[3, 5\].*\[384, 384\]"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -56,20 +57,22 @@ def convert(model: nn.Module, chip: Chip, *, where: Where = None) -> nn.Module:
     if hasattr(model, _RECORD):
         raise ConfigError("convert: the model is on a chip already; call revert(model) first")
     chosen = _chosen(model, where)
-    originals: dict[str, nn.Module] = {}
-    for name in chosen:
-        linear = get_layer(model, name)
-        assert isinstance(linear, nn.Linear)  # _chosen looked
-        weight = linear.weight.detach().cpu().numpy().astype(np.float64)
-        array = chip.program(weight, name=name, layer=name)
-        originals[name] = linear
-        set_layer(model, name, CrossbarLinear(CrossbarProduct(array), linear.bias))
+    originals = {name: get_layer(model, name) for name in chosen}
+    layers = {name: _on_chip(linear, chip, name) for name, linear in originals.items()}
+    for name, layer in layers.items():  # only now: a weight that cannot be programmed leaves the model whole
+        set_layer(model, name, layer)
     hooks = (
-        model.register_forward_pre_hook(_note_mask(chip), with_kwargs=True),
+        model.register_forward_pre_hook(_note_mask(model, chip), with_kwargs=True),
         model.register_forward_hook(lambda *_: chip.begin_batch(None), always_call=True),
     )
     object.__setattr__(model, _RECORD, (originals, hooks))
     return model
+
+
+def _on_chip(linear: nn.Module, chip: Chip, name: str) -> CrossbarLinear:
+    assert isinstance(linear, nn.Linear)  # _chosen looked
+    weight = linear.weight.detach().cpu().numpy().astype(np.float64)
+    return CrossbarLinear(CrossbarProduct(chip.program(weight, name=name, layer=name)), linear.bias)
 
 
 def revert(model: nn.Module) -> nn.Module:
@@ -96,7 +99,7 @@ def _chosen(model: nn.Module, where: Where) -> list[str]:
     elif callable(where):
         chosen = [name for name, module in linears.items() if where(name, module)]
     else:
-        chosen = list(where)
+        chosen = list(dict.fromkeys(where))
         for name in chosen:
             if name not in linears:
                 raise ConfigError(f"convert: no linear layer {name!r}{nearest(name, linears)}")
@@ -105,9 +108,14 @@ def _chosen(model: nn.Module, where: Where) -> list[str]:
     return chosen
 
 
-def _note_mask(chip: Chip) -> Callable[..., None]:
-    def hook(_model: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
+def _note_mask(model: nn.Module, chip: Chip) -> Callable[..., None]:
+    parameters = list(signature(model.forward).parameters)
+    place = parameters.index("attention_mask") if "attention_mask" in parameters else None
+
+    def hook(_model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         mask = kwargs.get("attention_mask")
+        if place is not None and place < len(args):
+            mask = args[place]
         if mask is not None and mask.ndim == 2:
             chip.begin_batch(mask.detach().cpu().numpy().astype(bool))
 
