@@ -260,9 +260,9 @@ class ProgrammedArray:
 
     def _products(self, x: Array, rows: NDArray[np.uint32], size: float) -> Array:
         if self.chip.exact or self.recorder is not None:
-            if self.recorder is not None:
-                self.recorder.observe(x, self, size)
             self.book_reads(len(x), None)
+            if self.recorder is not None:
+                return self.recorder.product(x, self, size)
             return np.asarray(x @ self.read_weights().T)
         state, converters = self._state(), self.chip.preset.periphery
         full_scale, inputs, k = self._drive(x, size)

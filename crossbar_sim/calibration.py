@@ -30,19 +30,24 @@ class Recorder:
     sums: list[Array] = field(default_factory=list)
     squares: Array | float = 0.0
     """Sum of the squared inputs per word line."""
+    _weights: Array | None = None
 
-    def observe(self, x: Array, array: ProgrammedArray, size: float) -> None:
-        """Record inputs x [vectors, n], divided by `size`, and the partial sums of every row tile."""
+    def product(self, x: Array, array: ProgrammedArray, size: float) -> Array:
+        """W x without converters and noise; inputs [vectors, n] over `size` and every row tile's sums are recorded."""
         p = array.placement
-        x = x / size
-        self.inputs.append(_thin(x))
-        self.squares = self.squares + (x * x).sum(0)
+        if self._weights is None:
+            normalised = array.read_weights() / array.scale[:, None]
+            self._weights = mapping.by_row_tile(mapping.to_cells(normalised, p), p)
         rows = np.zeros((len(x), p.row_tiles * p.rows_per_tile))
-        rows[:, : p.inputs] = x
-        weights = mapping.by_row_tile(mapping.to_cells(array.read_weights() / array.scale[:, None], p), p)
-        for t in range(p.row_tiles):
-            part = rows[:, t * p.rows_per_tile : (t + 1) * p.rows_per_tile] @ weights[t]
+        rows[:, : p.inputs] = x / size
+        self.inputs.append(_thin(rows[:, : p.inputs]))
+        self.squares = self.squares + (rows * rows).sum(0)[: p.inputs]
+        total = np.zeros((len(x), p.outputs))
+        for t, weights in enumerate(self._weights):
+            part = rows[:, t * p.rows_per_tile : (t + 1) * p.rows_per_tile] @ weights
             self.sums.append(_thin(part))
+            total += part
+        return total * (size * array.scale)
 
     def ranges(self, bits: int, *, dac_percentile: float, adc_percentile: float) -> Ranges:
         """Full scales: percentiles of |x| and, two-sided, of the partial sums, 0 on an ADC code.

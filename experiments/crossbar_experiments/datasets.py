@@ -13,8 +13,9 @@ import io
 import lzma
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from crossbar_experiments.assets import asset
 from crossbar_experiments.errors import BenchError
@@ -97,9 +98,11 @@ def _wordnet(labels: str) -> Pairs:
     return ((row["gloss"], row[labels]) for row in _vendored("wordnet"))
 
 
-def _vendored(name: str) -> csv.DictReader[str]:
+@cache
+def _vendored(name: str) -> tuple[Mapping[str, str], ...]:
+    """The rows of a vendored table, read once."""
     table = lzma.decompress((asset("data") / f"{name}.tsv.xz").read_bytes()).decode()
-    return csv.DictReader(io.StringIO(table), delimiter="\t", quoting=csv.QUOTE_NONE)
+    return tuple(csv.DictReader(io.StringIO(table), delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 def _hutto(labels: str) -> Pairs:
