@@ -27,6 +27,7 @@ app.add_typer(data_app, name="data")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of the run folders.")]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes, one thread each.")]
+INTERRUPTED = 130
 DEFAULT_WORKERS = min(os.cpu_count() or 1, 2)
 
 
@@ -214,27 +215,33 @@ def main() -> None:
 
 def _guarded(command: Callable[..., Any]) -> int:
     try:
-        command(standalone_mode=False)
-    except KeyboardInterrupt:
-        typer.echo("\ninterrupted; finished cells are kept, the same command goes on from there", err=True)
-        return 130
-    except typer.Exit as stop:
-        return stop.exit_code
-    except typer.Abort:
-        return 130
-    except ValueError as error:
-        if not _is_ours(error):
-            raise
-        typer.echo(f"error: {error}", err=True)
-        return 2
+        code = int(
+            command(standalone_mode=False) or 0
+        )  # the command's own exit code; commands return nothing
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except Exception as error:
-        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's usage errors
-            error.show()  # type: ignore[attr-defined]
-            return int(error.exit_code)
-        raise
-    return 0
+        code = _told(error)
+    if code == INTERRUPTED:
+        typer.echo("\ninterrupted; finished cells are kept, the same command goes on from there", err=True)
+    return code
 
 
-def _is_ours(error: ValueError) -> bool:
+def _told(error: Exception) -> int:
+    """Say what the user can put right, and give the exit code; any other error is ours, and raised.
+
+    Raises:
+        Exception: `error` itself.
+    """
+    if hasattr(error, "show") and hasattr(error, "exit_code"):  # a usage error, with the command's usage
+        error.show()
+        return int(error.exit_code)
+    if not _is_ours(error):
+        raise error
+    typer.echo(f"error: {error}", err=True)
+    return 2
+
+
+def _is_ours(error: Exception) -> bool:
     """Whether the error is one of the project's own, made for users."""
     return type(error).__module__.partition(".")[0] in ("crossbar_experiments", "crossbar_sim", "lorafusion")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from crossbar_experiments import store, tasks
 from crossbar_experiments.assets import asset
@@ -96,10 +97,17 @@ def run_cell(cell: Cell, bench: Bench, root: Path, *, progress: Progress | None 
     if store.done(root, cell.experiment, cell_id):
         return cell_id
     folder = store.begin(root, cell.experiment, cell_id, cell.description())
-    started = time.perf_counter()
-    outcome = adapt(cell, bench.deployment(cell), folder.log, progress or (lambda *_: None))
-    outcome.metrics["wall_s"] = time.perf_counter() - started
-    folder.finish(outcome.metrics, outcome.ledger, outcome.predictions, environment())
+    try:
+        started = time.perf_counter()
+        outcome = adapt(cell, bench.deployment(cell), folder.log, progress or (lambda *_: None))
+        outcome.metrics["wall_s"] = time.perf_counter() - started
+        if outcome.state:
+            folder.adapter.mkdir(exist_ok=True)
+            save_file(outcome.state, folder.adapter / "state.safetensors")
+        folder.finish(outcome.metrics, outcome.ledger, outcome.predictions, environment())
+    except BaseException:
+        folder.discard()
+        raise
     return cell_id
 
 
@@ -110,6 +118,8 @@ class Outcome:
     metrics: dict[str, Any]
     ledger: list[dict[str, Any]]
     predictions: list[dict[str, Any]]
+    state: dict[str, torch.Tensor]
+    """What the chip must keep to come back to the task: the trained parameters by group."""
 
 
 def adapt(cell: Cell, deployment: Deployment, log: Callable[..., None], progress: Progress) -> Outcome:
@@ -133,6 +143,7 @@ def adapt(cell: Cell, deployment: Deployment, log: Callable[..., None], progress
         try:
             _train(cell, deployment, adaptation, given, log, progress)
             predicted = _evaluate(deployment, held, progress)
+            state = adaptation.state()
         finally:
             adaptation.detach()
     hits = [int(p == label) for p, label in zip(predicted, held.labels.tolist(), strict=True)]
@@ -143,7 +154,7 @@ def adapt(cell: Cell, deployment: Deployment, log: Callable[..., None], progress
         for i, (p, label) in enumerate(zip(predicted, held.labels.tolist(), strict=True))
     ]
     metrics = {**_about(cell, deployment, adaptation), "accuracy": sum(hits) / len(hits), "n_test": len(hits)}
-    return Outcome({**metrics, **_costs(cell, deployment, rows)}, rows, predictions)
+    return Outcome({**metrics, **_costs(cell, deployment, rows)}, rows, predictions, state)
 
 
 def _train(

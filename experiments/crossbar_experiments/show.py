@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from crossbar_experiments import store, tables
+from crossbar_experiments import figures, store, tables
 from crossbar_experiments.config import Cell, Experiment
-from crossbar_experiments.report import write_report
+from crossbar_experiments.report import strongest_lora, write_report
 from crossbar_experiments.run import identity
 from crossbar_experiments.workers import run_cells
 
@@ -78,7 +78,11 @@ def wide_console() -> Console:
 
 
 def write(results: store.Results, directory: Path, *, title: str, command: str) -> Path:
-    """Write the report beside the run folders; its path."""
+    """Write the figure and the report beside the run folders; the report's path."""
+    table = tables.compare(results, strongest_lora(results))
+    if table["task_energy_J"].notna().any():
+        figure = figures.svg(figures.energy_against_accuracy(table))
+        (directory / "energy_against_accuracy.svg").write_text(figure, encoding="utf-8")
     sources = [entry for chip in sorted(set(results.metrics["chip"])) for entry in _sources(chip)]
     return write_report(
         results,

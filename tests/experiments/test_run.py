@@ -171,7 +171,7 @@ title = "t"
 baseline = "zero_shot"
 pool = { modules = ["deb-admin"] }
 data = { train = 30, validation = 10, test = 24 }
-training = { steps = 2, batch = 4 }
+training = { steps = 12, batch = 16 }
 [chips.ideal]
 preset = "ideal"
 [methods.zero_shot]
@@ -181,6 +181,11 @@ chips = ["ideal"]
 methods = ["zero_shot", "fusion"]
 tasks = ["wn-pos", "wn-verb", "deb-use"]
 """
+
+
+def finished_in(folder: Path) -> dict[str, int]:
+    """Finished cells and when they were sealed; a folder that is still partial is none."""
+    return {d.parent.name: d.stat().st_mtime_ns for d in folder.glob("*/DONE") if "." not in d.parent.name}
 
 
 def test_interrupted_run_goes_on(tmp_path: Path) -> None:
@@ -194,20 +199,25 @@ def test_interrupted_run_goes_on(tmp_path: Path) -> None:
         "stdout": subprocess.PIPE, "stderr": subprocess.PIPE,
     }  # fmt: skip
     folder = tmp_path / "runs" / "interrupted"
-    with subprocess.Popen(command, start_new_session=True, **options) as first:
-        for _ in range(600):
-            if list(folder.glob("*/DONE")):
+
+    def listen() -> None:
+        """A background job of a shell inherits a deaf ear for Ctrl-C."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, start_new_session=True, preexec_fn=listen, **options) as first:  # noqa: PLW1509
+        for _ in range(6000):
+            if finished_in(folder):
                 break
-            time.sleep(0.1)
+            time.sleep(0.02)
         os.killpg(first.pid, signal.SIGINT)
         _, told = first.communicate(timeout=60)
     assert first.returncode == 130
     assert "the same command goes on" in told
     assert "Traceback" not in told
-    kept = {done.parent.name: done.stat().st_mtime_ns for done in folder.glob("*/DONE")}
+    kept = finished_in(folder)
     assert 0 < len(kept) < 6
     second = subprocess.run(command, check=False, timeout=300, **options)
     assert second.returncode == 0, second.stderr
-    now = {done.parent.name: done.stat().st_mtime_ns for done in folder.glob("*/DONE")}
+    now = finished_in(folder)
     assert len(now) == 6
     assert kept.items() <= now.items()
