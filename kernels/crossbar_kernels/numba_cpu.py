@@ -6,15 +6,11 @@ integers, so the sums are those of the reference bit for bit, whatever multiplie
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,17 +19,13 @@ from crossbar_kernels.philox_numba import compiled, fill_normals
 from crossbar_kernels.pulses import Draws, PulseResult, PulseTrain
 from crossbar_kernels.pulses_numba import Numbers, Words, pulse_rows
 from crossbar_kernels.reference import check_inputs, check_weights
+from crossbar_kernels.threads import share_rows, torch_or_none
 
 __all__ = ["NUMERICS", "Prepared", "mvm", "normals", "prepare", "write_verify"]
 
 Array = NDArray[np.float64]
 Int8 = NDArray[np.int8]
 Gemm = Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], None]
-
-CHUNK = 128
-"""Most input rows per pass: the partial products of a tile stay in the second cache."""
-SMALL = 2**16
-"""Conversions below which handing work to threads costs more than it saves."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +88,7 @@ def normals(
     """Standard normals [len(rows), cols]; number j % 4 of counter (j // 4, row, stream, event) stands in column j."""
     z = np.empty((len(rows), 4 * -(-cols // 4)), np.float32)
     words = [np.uint32(n) for n in (stream, event, *key)]
-    _share_rows(lambda part: _normals(z[part], rows[part], *words), len(rows), z.size)
+    share_rows(lambda part: _normals(z[part], rows[part], *words), len(rows), z.size)
     return z[:, :cols]
 
 
@@ -144,7 +136,7 @@ def mvm(
             p, q = sums.tile(t)
             _accumulate(y[part], p, q, drawn, _step(t, adc, noise))
 
-    _share_rows(finish, len(inputs), y.size * prepared.tiles)
+    share_rows(finish, len(inputs), y.size * prepared.tiles)
     return y
 
 
@@ -184,7 +176,7 @@ def write_verify(
         given = (x[part], target[part], tolerance[part], strength[part], counts[:, part], energies[:, part])
         pulse_rows(*given, part.start, ramps, numbers, words)
 
-    _share_rows(pulse, len(x), 16 * x.size)
+    share_rows(pulse, len(x), 16 * x.size)
     return PulseResult(x, counts[0], counts[1], np.abs(x - target) <= tolerance, *energies)
 
 
@@ -240,7 +232,7 @@ def integer_gemm() -> Gemm:
     `torch._int_mm` where it is right also for the largest digits (it is private to PyTorch, and processors without
     VNNI have instructions that saturate); else float32, or float64 beyond 2^24.
     """
-    torch = _torch()
+    torch = torch_or_none()
     if not hasattr(torch, "_int_mm"):
         return float_gemm
 
@@ -270,67 +262,6 @@ def float_gemm(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
     """int8 @ int8 -> int32 by float32 while every partial sum is below 2^24, which float32 holds exactly."""
     real = np.float32 if a.shape[1] * 2**14 <= 2**24 else np.float64
     out[...] = a.astype(real) @ b.astype(real)
-
-
-# -- threads -------------------------------------------------------------------------------------------------------
-
-
-def _share_rows(work: Callable[[slice], None], rows: int, size: int) -> None:
-    """Do `work` on slices of at most CHUNK rows, large work (`size` numbers) on threads.
-
-    Plain threads, each with torch on one thread, serve the products and the pass after them: the OpenMP pools of torch
-    and Numba spin at their barriers and slow each other down 30 to 100 times on a busy machine.
-    """
-    workers = _threads() if size >= SMALL else 1
-    rounds = -(-rows // (CHUNK * workers))
-    chunk = -(-rows // max(1, rounds * workers))
-    parts = [slice(first, first + chunk) for first in range(0, rows, max(1, chunk))]
-    with _one_torch_thread():
-        if workers == 1 or len(parts) == 1:
-            for part in parts:
-                work(part)
-        else:
-            for _ in _pool(workers, os.getpid()).map(work, parts):
-                pass
-
-
-def _threads() -> int:
-    """As many threads as both Numba and torch are set to use."""
-    count, torch = int(numba.get_num_threads()), _torch()
-    return count if torch is None else min(count, int(torch.get_num_threads()))
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """Let torch use one thread of its own, and afterwards as many as before."""
-    torch = _torch()
-    if torch is None:
-        yield
-        return
-    found = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(found)
-
-
-@cache
-def _pool(workers: int, process: int) -> ThreadPoolExecutor:
-    """Threads of this process; a forked process makes its own."""
-    torch = _torch()
-    start = None if torch is None else partial(torch.set_num_threads, 1)
-    return ThreadPoolExecutor(workers, f"crossbar-{process}", initializer=start)
-
-
-@cache
-def _torch() -> Any:
-    """Torch, or None where it is not installed."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    return torch
 
 
 # -- the pass over partial sums ------------------------------------------------------------------------------------

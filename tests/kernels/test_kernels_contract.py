@@ -161,9 +161,9 @@ def test_float_gemm_is_exact_where_float32_is_not():
 
 @FAST
 def test_numba_keeps_the_contract_without_torch(monkeypatch):
-    from crossbar_kernels import numba_cpu
+    from crossbar_kernels import numba_cpu, threads
 
-    monkeypatch.setattr(numba_cpu, "_torch", lambda: None)
+    monkeypatch.setattr(threads, "torch_or_none", lambda: None)
     monkeypatch.setattr(numba_cpu, "integer_gemm", lambda: numba_cpu.float_gemm)
     contract.certify(numba_cpu)
 
