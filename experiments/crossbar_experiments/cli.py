@@ -67,6 +67,7 @@ def status(directory: Path, as_json: Json = False) -> None:
 def compare(
     directory: Path,
     baseline: Annotated[str, typer.Option(help="Method that differences are taken to.")] = "lora",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     as_json: Json = False,
 ) -> None:
     """One row per chip and method, beside a baseline."""
@@ -76,6 +77,8 @@ def compare(
     table = tables.compare(store.load(directory), baseline)
     if as_json:
         _say(json.loads(table.to_json(orient="records")), "", as_json=True)
+    elif markdown:
+        typer.echo(tables.to_markdown(table))
     else:
         tables.print_rich(table, wide_console())
 
@@ -135,9 +138,11 @@ def pool(out: Annotated[Path, typer.Option(help="Folder for the modules.")] = Pa
 
 
 @app.command()
-def bench() -> None:
-    """Where the benchmarks are."""
-    typer.echo("python kernels/bench/bench_mvm.py (from a checkout; or: make bench)")
+def bench(as_json: Json = False) -> None:
+    """Time the crossbar product against plain BLAS on this machine (from a checkout)."""
+    from crossbar_experiments.show import run_benchmark
+
+    sys.exit(run_benchmark(["--json"] if as_json else []))
 
 
 @presets_app.command("list")
