@@ -126,6 +126,7 @@ def adapt(cell: Cell, deployment: Deployment, log: Callable[..., None], progress
     """Bring one task onto a deployed chip by one method, test it, and price what happened."""
     deployment.reset(with_pool=cell.method.needs_pool, age=cell.chip.age)
     classifier, chip = deployment.classifier, deployment.chip
+    log("deployed", tiles=chip.tiles_used, chips_needed=chip.chips_needed)
     split = tasks.load(
         cell.task,
         seed=cell.seed,
