@@ -220,9 +220,7 @@ def main() -> None:
 
 def _guarded(command: Callable[..., Any]) -> int:
     try:
-        code = int(
-            command(standalone_mode=False) or 0
-        )  # the command's own exit code; commands return nothing
+        code = int(command(standalone_mode=False) or 0)  # typer's exit code; commands return nothing
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except Exception as error:
