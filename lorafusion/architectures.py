@@ -84,12 +84,12 @@ def adapted_layers(model: nn.Module, targets: Sequence[str]) -> tuple[str, ...]:
     linears = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
     inside = [name for name in linears if _block_end(name.split(".")) is not None]
     for target in targets:
-        if not any(_selects(target, name) for name in inside):
+        if not any(selects(target, name) for name in inside):
             raise LoraFusionError(
                 f"targets: {target!r} selects no linear layer inside a block of {type(model).__name__}"
                 f"{nearest(target, _suffixes(inside))}"
             )
-    return tuple(name for name in inside if any(_selects(target, name) for target in targets))
+    return tuple(name for name in inside if any(selects(target, name) for target in targets))
 
 
 def block_of(layer_name: str) -> str:
@@ -118,7 +118,7 @@ def _block_end(parts: Sequence[str]) -> int | None:
     return next((i + 1 for i, part in enumerate(parts) if part.isdecimal()), None)
 
 
-def _selects(target: str, name: str) -> bool:
+def selects(target: str, name: str) -> bool:
     """Whether a target selects a layer, at a dot boundary."""
     return name == target or name.endswith("." + target)
 

@@ -16,6 +16,7 @@ from crossbar_sim.cost import MASTER_BITS
 from crossbar_sim.errors import nearest
 from crossbar_sim.layers import CrossbarProduct, DigitalProduct
 from crossbar_sim.periphery import Ranges
+from lorafusion.architectures import selects
 from lorafusion.errors import LoraFusionError
 from lorafusion.layers import LoraLinear
 from lorafusion.methods.base import Adaptation, Context, ParameterGroup, freeze
@@ -84,7 +85,7 @@ class LoraConfig:
             return context.layers
         chosen: set[str] = set()
         for target in self.targets:
-            found = {n for n in context.layers if n == target or n.endswith("." + target)}
+            found = {name for name in context.layers if selects(target, name)}
             if not found:
                 raise LoraFusionError(
                     f"lora.targets: no adapted layer ends with {target!r}{nearest(target, context.layers)}"
