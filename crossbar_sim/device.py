@@ -1,15 +1,10 @@
-"""What a chip is made of: frozen descriptions in SI units, checked when they are made."""
+"""One memory cell: frozen descriptions in SI units, checked when they are made."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crossbar_sim.errors import ConfigError
-
-
-def _require(condition: bool, field: str, problem: str) -> None:
-    if not condition:
-        raise ConfigError(f"{field}: {problem}")
+from crossbar_sim.checks import not_negative, positive, require
 
 
 @dataclass(frozen=True)
@@ -17,33 +12,43 @@ class Device:
     """One memory cell.
 
     `levels` target conductances are spaced uniformly from `g_min` to `g_max` (S); 0 means continuous.
-    `strength_spread` is the device-to-device standard deviation of the pulse strength (log-normal);
-    `endurance` is in SET/RESET cycles, 0 where the device does not wear. Cells start at `g_min` (HRS).
+    A fresh cell is at `start` (S; None: g_min, the HRS). Device to device: `strength_spread` is the standard
+    deviation of ln(pulse strength), `low_spread` and `high_spread` those of each cell's own lowest and highest conductance, in
+    units of g_max - g_min. `endurance` is the median life in SET/RESET cycles (two pulses each; 0: no wear),
+    log-normal with `endurance_decades` its standard deviation in decades.
     """
 
     g_min: float
     g_max: float
     levels: int = 0
+    start: float | None = None
     strength_spread: float = 0.0
+    low_spread: float = 0.0
+    high_spread: float = 0.0
     endurance: float = 0.0
+    endurance_decades: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(self.g_min >= 0, "Device.g_min", f"must not be negative (got {self.g_min:g} S)")
-        _require(
+        require(self.g_min >= 0, "Device.g_min", f"must not be negative (got {self.g_min:g} S)")
+        require(
             self.g_max > self.g_min,
             "Device.g_max",
             f"must exceed g_min (got {self.g_max:g} <= {self.g_min:g})",
         )
-        _require(
+        require(
             self.levels == 0 or 2 <= self.levels <= 256,
             "Device.levels",
             f"must be 0 (continuous) or 2 to 256 (got {self.levels})",
         )
-        _require(
-            self.strength_spread >= 0,
-            "Device.strength_spread",
-            f"must not be negative (got {self.strength_spread:g})",
+        require(
+            self.start is None or self.start >= 0, "Device.start", f"must not be negative (got {self.start})"
         )
+        not_negative(self, "strength_spread", "low_spread", "high_spread", "endurance", "endurance_decades")
+
+    @property
+    def fresh(self) -> float:
+        """Conductance (S) of a cell that was never programmed."""
+        return self.g_min if self.start is None else self.start
 
     @property
     def span(self) -> float:
@@ -59,9 +64,12 @@ class Programming:
     V_k = min(V_start + k V_step, V_end) and moves the cell by
     dG = (top - G) a/(1 + a) for SET and -(G - bottom) a/(1 + a) for RESET,
     a = rate exp((V_k - V_start)/slope) s max(0, 1 + cycle_spread z), s the cell's own strength.
-    A cell is accepted when |G - target| <= window_abs + window_rel * target. `residual` are the
-    coefficients (S, 1) of the standard deviation that an accepted cell keeps about its target, as a
-    polynomial in the target conductance. Voltages in V, widths in s, conductances in S.
+    A cell is accepted when |G - target| <= window_abs + window_rel * target. It is given up after `max_pulses`,
+    after `max_reversals` changes of polarity, or after `max_end_pulses` consecutive pulses at V_end (0: no such limit).
+    `compliance` (A, 0: none) caps the current of a SET pulse and with it the heat, V min(V Gbar, I_c) t.
+    `residual` are the coefficients (S, 1) of the standard deviation that an accepted cell keeps about its target, as a
+    polynomial in the target conductance. Programming is repeated in `rounds`, `rest` s apart: cells that relaxed out of their
+    window in between are pulsed again. Voltages in V, widths in s, conductances in S.
     """
 
     window_abs: float
@@ -82,26 +90,87 @@ class Programming:
     bottom: float
     top: float
     cycle_spread: float
+    max_reversals: int = 0
+    max_end_pulses: int = 0
+    compliance: float = 0.0
+    rounds: int = 1
+    rest: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.window_abs + self.window_rel > 0,
             "Programming.window_abs",
             "window_abs or window_rel must be positive, otherwise no cell is ever accepted",
         )
-        _require(
+        require(
             1 <= self.max_pulses <= 128,
             "Programming.max_pulses",
             f"must be 1 to 128 (got {self.max_pulses})",
         )
-        for name in ("set_rate", "reset_rate", "slope", "voltage_step", "pulse_width", "verify_width"):
-            value = getattr(self, name)
-            _require(value > 0, f"Programming.{name}", f"must be positive (got {value:g})")
-        _require(
+        require(1 <= self.rounds <= 16, "Programming.rounds", f"must be 1 to 16 (got {self.rounds})")
+        positive(self, "set_rate", "reset_rate", "slope", "voltage_step", "pulse_width", "verify_width")
+        not_negative(self, "max_reversals", "max_end_pulses", "compliance", "rest", "cycle_spread")
+        require(
             self.top > self.bottom >= 0,
             "Programming.top",
             f"must exceed bottom >= 0 (got {self.top:g}, {self.bottom:g})",
         )
+
+
+@dataclass(frozen=True)
+class OpenLoop:
+    """Counted pulses of one amplitude, without verify (the "nonlinear weight update" of NeuroSim and aihwkit).
+
+    A pulse moves the cell by rate (top - G) s (1 + cycle_spread z) up, or rate (G - bottom) s (1 + cycle_spread z) down, plus
+    `cycle_noise` z' (S): soft bounds; NeuroSim's G = B (1 - exp(-P/A)) + G_min is this law with rate = 1 - exp(-1/A) and
+    top = G_min + B (Chen 2018). The number of pulses is counted beforehand on the nominal curve (s = 1) from the cell's
+    nominal conductance, at most `max_pulses`; `write_noise` (S) is what remains of each write. A cell stays
+    within its own lowest and highest conductance.
+    """
+
+    set_voltage: float
+    reset_voltage: float
+    set_width: float
+    reset_width: float
+    set_rate: float
+    reset_rate: float
+    bottom: float
+    top: float
+    max_pulses: int
+    cycle_spread: float = 0.0
+    cycle_noise: float = 0.0
+    write_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        positive(self, "set_width", "reset_width")
+        for name in ("set_rate", "reset_rate"):
+            value = getattr(self, name)
+            require(0 < value <= 1, f"OpenLoop.{name}", f"must be in (0, 1] (got {value:g})")
+        require(
+            self.top > self.bottom, "OpenLoop.top", f"must exceed bottom (got {self.top:g}, {self.bottom:g})"
+        )
+        require(
+            1 <= self.max_pulses <= 1024, "OpenLoop.max_pulses", f"must be 1 to 1024 (got {self.max_pulses})"
+        )
+        not_negative(self, "cycle_spread", "cycle_noise", "write_noise")
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Cells that never move: the share of cells stuck at g_min, at g_max, and at a conductance uniform between them."""
+
+    stuck_low: float = 0.0
+    stuck_high: float = 0.0
+    stuck_undefined: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Share of cells that are stuck."""
+        return self.stuck_low + self.stuck_high + self.stuck_undefined
+
+    def __post_init__(self) -> None:
+        not_negative(self, "stuck_low", "stuck_high", "stuck_undefined")
+        require(self.rate <= 1, "Faults.stuck_undefined", f"the three shares exceed 1 (sum {self.rate:g})")
 
 
 @dataclass(frozen=True)
@@ -118,12 +187,12 @@ class Relaxation:
     reference: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             len(self.times) == len(self.sigma) == len(self.mean),
             "Relaxation.sigma",
             f"needs one row for each of the {len(self.times)} times (sigma {len(self.sigma)}, mean {len(self.mean)})",
         )
-        _require(
+        require(
             all(a < b for a, b in zip(self.times, self.times[1:], strict=False))
             and all(t >= 1 for t in self.times),
             "Relaxation.times",
@@ -132,77 +201,58 @@ class Relaxation:
 
 
 @dataclass(frozen=True)
+class Drift:
+    """Power-law drift G(t) = G ((t + t0)/t0)^-nu, nu = |mu(r) + sigma(r) z| of each cell, r = G_target/reference.
+
+    mu and sigma are clip(a ln r + b, low, high); each is given as (a, b, low, high). (Joshi 2020; Nandakumar 2019.)
+    `start` is t0 in s, 0: no drift.
+    """
+
+    start: float = 0.0
+    reference: float = 1.0
+    mu: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    sigma: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+
+    @property
+    def present(self) -> bool:
+        """Whether conductances drift at all."""
+        return self.start > 0
+
+    def __post_init__(self) -> None:
+        not_negative(self, "start")
+        positive(self, "reference")
+        for name in ("mu", "sigma"):
+            value = getattr(self, name)
+            require(len(value) == 4, f"Drift.{name}", f"must be (a, b, low, high) (got {len(value)} numbers)")
+
+
+@dataclass(frozen=True)
 class ReadNoise:
     """Standard deviation of one read of one cell, independent from read to read.
 
-    `constant` (S): the same for all cells. `log10_slope` (S): slope log10(G / 1 uS)
-    sqrt(ln((t + t_r)/(2 t_r))), t the time since programming, t_r = `read_time` (s) (Falcone 2025).
+    A card gives one of three laws.
+
+    `constant` (S): the same for all cells. `log10_slope` (S): slope log10(G / 1 uS) f(t) (Falcone 2025).
+    `flicker`: G min(cap, flicker / r^exponent) f(t), r = G_target/reference (Nandakumar 2019), f(t) = sqrt(ln((t + t_r)/(2 t_r))),
+    t the time since programming plus `delay`, t_r = `read_time` (s).
     """
 
     constant: float = 0.0
     log10_slope: float = 0.0
+    flicker: float = 0.0
+    exponent: float = 0.0
+    cap: float = 1.0
+    reference: float = 1.0
+    delay: float = 0.0
     read_time: float = 1e-6
 
     @property
     def present(self) -> bool:
         """Whether reads are noisy at all."""
-        return self.constant > 0 or self.log10_slope > 0
+        return self.constant > 0 or self.log10_slope > 0 or self.flicker > 0
 
     def __post_init__(self) -> None:
-        _require(self.constant >= 0, "ReadNoise.constant", f"must not be negative (got {self.constant:g})")
-        _require(
-            self.log10_slope >= 0, "ReadNoise.log10_slope", f"must not be negative (got {self.log10_slope:g})"
-        )
-        _require(self.read_time > 0, "ReadNoise.read_time", f"must be positive (got {self.read_time:g})")
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """The arrays of the chip: word lines (`rows`), bit lines (`cols`) and how many tiles there are."""
-
-    rows: int = 256
-    cols: int = 256
-    count: int = 0
-
-    def __post_init__(self) -> None:
-        _require(1 <= self.rows <= 1024, "Tiles.rows", f"must be 1 to 1024 (got {self.rows})")
-        _require(2 <= self.cols <= 1024, "Tiles.cols", f"must be 2 to 1024 (got {self.cols})")
-        _require(self.count >= 0, "Tiles.count", f"must not be negative (got {self.count})")
-
-
-@dataclass(frozen=True)
-class Periphery:
-    """Converters around a tile. 0 bits means an ideal converter.
-
-    The DAC drives a signed level code/K, K = 2^(dac_bits-1) - 1, of `read_voltage` (V) for `read_width` (s);
-    the ADC turns the difference of a column pair into one of 2^adc_bits codes. `columns_per_adc` columns
-    share one ADC.
-    """
-
-    dac_bits: int = 0
-    adc_bits: int = 0
-    read_voltage: float = 0.0
-    read_width: float = 0.0
-    columns_per_adc: int = 1
-
-    def __post_init__(self) -> None:
-        _require(
-            self.dac_bits == 0 or 2 <= self.dac_bits <= 8,
-            "Periphery.dac_bits",
-            f"must be 0 (ideal) or 2 to 8 (got {self.dac_bits})",
-        )
-        _require(
-            self.adc_bits == 0 or 2 <= self.adc_bits <= 16,
-            "Periphery.adc_bits",
-            f"must be 0 (ideal) or 2 to 16 (got {self.adc_bits})",
-        )
-        _require(
-            self.columns_per_adc >= 1,
-            "Periphery.columns_per_adc",
-            f"must be at least 1 (got {self.columns_per_adc})",
-        )
-
-    @property
-    def dac_scale(self) -> int:
-        """K = 2^(dac_bits-1) - 1, the largest code of the signed DAC."""
-        return int(2 ** (self.dac_bits - 1) - 1)
+        not_negative(self, "constant", "log10_slope", "flicker", "exponent", "cap", "delay")
+        positive(self, "read_time", "reference")
+        given = [n for n in ("constant", "log10_slope", "flicker") if getattr(self, n) > 0]
+        require(len(given) <= 1, "ReadNoise", f"give one law (got {', '.join(given)})")

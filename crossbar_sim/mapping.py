@@ -9,7 +9,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from crossbar_sim.device import Device, Tiles
+from crossbar_sim.circuit import Tiles
+from crossbar_sim.device import Device
 from crossbar_sim.errors import MappingError
 
 Array = NDArray[np.float64]

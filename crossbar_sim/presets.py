@@ -11,7 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from crossbar_sim.device import Device, Periphery, Programming, ReadNoise, Relaxation, Tiles
+from crossbar_sim.circuit import Periphery, Tiles, WeightMapping, Wires
+from crossbar_sim.device import Device, Drift, Faults, OpenLoop, Programming, ReadNoise, Relaxation
 from crossbar_sim.errors import ConfigError, nearest
 from crossbar_sim.ledger import PHYSICAL
 from crossbar_sim.prices import MARKS, Price, PriceTable
@@ -20,12 +21,17 @@ T = TypeVar("T")
 SECTIONS: dict[str, type[Any]] = {
     "device": Device,
     "programming": Programming,
+    "open_loop": OpenLoop,
+    "faults": Faults,
     "relaxation": Relaxation,
+    "drift": Drift,
     "read_noise": ReadNoise,
     "tiles": Tiles,
+    "wires": Wires,
+    "mapping": WeightMapping,
     "periphery": Periphery,
 }
-OPTIONAL = ("programming", "relaxation", "read_noise")
+REQUIRED = ("device", "tiles", "periphery")
 READ_ENTRIES = ("periphery.read_", "device.g_")
 WRITE_ENTRIES = ("programming.", "device.g_")
 """What the physics of reading and of writing rests on."""
@@ -47,7 +53,8 @@ class Provenance:
 class Preset:
     """A card: everything the simulator knows of a chip. Edit with dataclasses.replace.
 
-    `programming` is None where cells take any conductance at once; `prices` is None where no energy is known.
+    `programming` (write-verify) and `open_loop` (counted pulses) are None where cells take any conductance at once, and at most one
+    is given; `prices` is None where no energy is known.
     """
 
     name: str
@@ -56,12 +63,26 @@ class Preset:
     tiles: Tiles
     periphery: Periphery
     programming: Programming | None = None
+    open_loop: OpenLoop | None = None
+    faults: Faults = field(default_factory=Faults)
     relaxation: Relaxation = field(default_factory=Relaxation)
+    drift: Drift = field(default_factory=Drift)
+    wires: Wires = field(default_factory=Wires)
+    mapping: WeightMapping = field(default_factory=WeightMapping)
     read_noise: ReadNoise = field(default_factory=ReadNoise)
     prices: PriceTable | None = None
     provenance: Mapping[str, Provenance] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if self.programming is not None and self.open_loop is not None:
+            raise ConfigError("Preset.open_loop: give programming (write-verify) or open_loop, not both")
+        mapping = self.mapping
+        if mapping.slices > 1 and not self.device.levels:
+            raise ConfigError(
+                f"WeightMapping.slices: {mapping.slices} slices need cells with levels (Device.levels is 0, continuous)"
+            )
 
     def mark(self, action: str, precision: str = "") -> str:
         """How sure the energy of an action is: the weakest mark among the numbers it rests on.
@@ -120,7 +141,7 @@ def parse_preset(raw: bytes, *, origin: str) -> Preset:
     for section, kind in SECTIONS.items():
         table = data.pop(section, None)
         if table is None:
-            if section not in OPTIONAL:
+            if section in REQUIRED:
                 problems.append(f"{section}: this section is missing")
             continue
         values = _entries(table, section, kind, sources, provenance, problems)
@@ -230,10 +251,12 @@ def _convert(value: Any, hint: Any) -> Any:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError
         return float(value)
-    if hint is int:
-        if isinstance(value, bool) or not isinstance(value, int):
+    if hint in (int, bool, str):
+        if type(value) is not hint:
             raise TypeError
         return value
+    if hint == float | None:
+        return _convert(value, float)
     return _tuple(value)
 
 

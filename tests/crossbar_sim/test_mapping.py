@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossbar_sim import Chip, MappingError, mapping
-from crossbar_sim.device import Device, Tiles
+from crossbar_sim.circuit import Tiles
+from crossbar_sim.device import Device
 
 DEVICE = Device(1e-6, 40e-6, levels=16)
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(1, 17), st.integers(2, 15))
