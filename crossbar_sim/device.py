@@ -150,7 +150,7 @@ class OpenLoop:
             self.top > self.bottom, "OpenLoop.top", f"must exceed bottom (got {self.top:g}, {self.bottom:g})"
         )
         require(
-            1 <= self.max_pulses <= 1024, "OpenLoop.max_pulses", f"must be 1 to 1024 (got {self.max_pulses})"
+            1 <= self.max_pulses <= 128, "OpenLoop.max_pulses", f"must be 1 to 128 (got {self.max_pulses})"
         )
         not_negative(self, "cycle_spread", "cycle_noise", "write_noise")
 

@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 from crossbar_kernels.philox import Purpose, stream
 from crossbar_kernels.pulses import Draws, PulseResult, PulseTrain
 
-__all__ = ["NUMERICS", "AdcRange", "Kernels", "NoiseStream", "Prepared", "available", "get_kernels"]
+__all__ = [
+    "NUMERICS",
+    "AdcRange",
+    "AdcTable",
+    "Kernels",
+    "NoiseStream",
+    "Prepared",
+    "available",
+    "get_kernels",
+]
 
 NUMERICS = 1
 """Version of the numerical results; every change that alters a bit of a result raises it."""
@@ -34,11 +43,28 @@ class AdcRange(NamedTuple):
     step: float
 
 
+class AdcTable(NamedTuple):
+    """A converter of its own for every tile and column; six arrays [tiles, cols].
+
+    Codes rint((clip(a, lo, hi) - base) / step) >= 0, values value + code * unit: where a converter has offset and gain errors, what a
+    code stands for (value, unit) differs from what gave it (base, step).
+    """
+
+    lo: NDArray[np.float64]
+    hi: NDArray[np.float64]
+    base: NDArray[np.float64]
+    step: NDArray[np.float64]
+    value: NDArray[np.float64]
+    unit: NDArray[np.float64]
+
+
 class NoiseStream(NamedTuple):
     """Read noise of a product: a += scale * sqrt(variance) * z.
 
     The z of input row b and column j in tile t is number j % 4 of the Philox counter
     (j // 4, rows[b], word(t), event) under `key`; `rows` [batch] are absolute, so a batch may be split.
+    The variance of b, j is sum_i squares_bi v_ij; `squares` [batch, tiles * rows] (int16, 0 to 16383, or float64; None: the
+    squared inputs) differ from the squared inputs where several reads were added.
     """
 
     scale: float
@@ -46,10 +72,14 @@ class NoiseStream(NamedTuple):
     key: tuple[int, int]
     purpose: Purpose
     event: int
+    squares: NDArray[Any] | None = None
+    sign: int = 0
+    slice_: int = 0
+    plane: int = 0
 
     def word(self, tile: int) -> int:
         """The third counter word of a tile."""
-        return stream(self.purpose, tile=tile)
+        return stream(self.purpose, sign=self.sign, slice_=self.slice_, plane=self.plane, tile=tile)
 
 
 class Prepared(Protocol):
@@ -82,7 +112,12 @@ class Kernels(Protocol):
         """Pack weights [tiles, rows, cols], int16 with |w| <= 16383 or float64, and their variances >= 0."""
 
     def mvm(
-        self, inputs: NDArray[Any], prepared: Any, *, adc: AdcRange | None, noise: NoiseStream | None
+        self,
+        inputs: NDArray[Any],
+        prepared: Any,
+        *,
+        adc: AdcRange | AdcTable | None,
+        noise: NoiseStream | None,
     ) -> NDArray[np.float64]:
         """Product of inputs [batch, tiles * rows] (int8 codes or float64) with `prepared`: [batch, cols]."""
 

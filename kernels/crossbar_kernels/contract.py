@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossbar_kernels import AdcRange, Kernels, NoiseStream, reference
+from crossbar_kernels import AdcRange, AdcTable, Kernels, NoiseStream, reference
 from crossbar_kernels.philox import Purpose
 
 RELATIVE = 1e-12
@@ -30,6 +30,8 @@ class Case:
     largest: int = 16383
     noise: bool = False
     adc: bool = False
+    table: bool = False
+    squares: bool = False
 
     @property
     def exact(self) -> bool:
@@ -40,7 +42,7 @@ class Case:
     def name(self) -> str:
         """A short identifier."""
         kinds = ("i" if self.integer_inputs else "f") + ("i" if self.integer_weights else "f")
-        extras = "-noise" * self.noise + "-adc" * self.adc
+        extras = "-noise" * self.noise + "-adc" * self.adc + "-table" * self.table + "-squares" * self.squares
         return f"{self.batch}x{self.tiles}x{self.rows}x{self.cols}-{kinds}{self.largest}{extras}"
 
 
@@ -57,6 +59,11 @@ def _cases() -> tuple[Case, ...]:
             table.append(Case(*shape, integer_inputs=False, integer_weights=False, noise=noise, adc=adc))
     table.append(Case(7, 2, 40, 9, largest=127, noise=True, adc=True))
     table.append(Case(7, 2, 40, 9, integer_weights=False, noise=True, adc=True))
+    for integers in (True, False):
+        extras = {"integer_inputs": integers, "noise": True, "adc": True}
+        table.append(Case(7, 2, 40, 9, table=True, **extras))
+        table.append(Case(7, 2, 40, 9, squares=True, **extras))
+        table.append(Case(300, 2, 16, 128, table=True, squares=True, **extras))
     return tuple(table)
 
 
@@ -70,7 +77,7 @@ class Problem:
     inputs: NDArray[Any]
     weights: NDArray[Any]
     variance: NDArray[Any] | None
-    adc: AdcRange | None
+    adc: AdcRange | AdcTable | None
     noise: NoiseStream | None
 
     def solve(self, backend: Kernels) -> NDArray[np.float64]:
@@ -91,13 +98,26 @@ def problem(case: Case, seed: int = 0) -> Problem:
     w[:, -1, -1], v[:, -1, -1], x[-1, -1] = case.largest, 0, -127
     spread = 127 * case.largest * float(np.sqrt(case.rows))
     rows = random.integers(0, 2**32, case.batch, dtype=np.uint32)
+    noise = NoiseStream(0.37, rows, (seed, 77), Purpose.READ, 5, sign=1, slice_=2, plane=3)
+    if case.squares:
+        squares = random.integers(0, 16384, x.shape).astype(np.int16)
+        noise = noise._replace(squares=squares if case.integer_inputs else squares / 7.3)
     return Problem(
         x if case.integer_inputs else x / 64.7,
         w if case.integer_weights else w / 3.1,
         None if not case.noise else v if case.integer_weights else v / 3.1,
-        AdcRange(-0.6 * spread, 0.5 * spread, 1.1 * spread / 255) if case.adc else None,
-        NoiseStream(0.37, rows, (seed, 77), Purpose.READ, 5) if case.noise else None,
+        _converter(case, spread) if case.adc else None,
+        noise if case.noise else None,
     )
+
+
+def _converter(case: Case, spread: float) -> AdcRange | AdcTable:
+    """8 bits on about +-spread / 2, the same everywhere or different for every tile and column."""
+    lo, hi, step = one = AdcRange(-0.6 * spread, 0.5 * spread, 1.1 * spread / 255)
+    if not case.table:
+        return one
+    vary = 1 + 0.1 * np.sin(np.arange(case.tiles * case.cols).reshape(case.tiles, case.cols))
+    return AdcTable(0.8 * lo * vary, 0.9 * hi * vary, lo * vary, step * vary, lo * vary**2, step / vary)
 
 
 def check(backend: Kernels, case: Case) -> None:
@@ -121,7 +141,9 @@ def check(backend: Kernels, case: Case) -> None:
         assert not beyond.any(), f"{case.name}: differs by up to {wrong.max()}"
         return
     assert beyond.sum() <= FLIPS * wrong.size, f"{case.name}: {beyond.sum()} of {wrong.size} codes differ"
-    assert wrong.max() <= 1.001 * task.adc.step, f"{case.name}: differs by more than one code ({wrong.max()})"
+    assert wrong.max() <= 1.001 * np.max(task.adc[-1]), (
+        f"{case.name}: differs by more than one code ({wrong.max()})"
+    )
 
 
 def check_normals(backend: Kernels) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crossbar_kernels import NUMERICS, AdcRange, NoiseStream
+from crossbar_kernels import NUMERICS, AdcRange, AdcTable, NoiseStream
 from crossbar_kernels.philox_numba import compiled, fill_normals
 from crossbar_kernels.pulses import Draws, PulseResult, PulseTrain
 from crossbar_kernels.pulses_numba import Numbers, Words, pulse_rows
@@ -115,7 +115,7 @@ def _signed_digits(weights: NDArray[Any]) -> Int8:
 
 
 def mvm(
-    inputs: NDArray[Any], prepared: Prepared, *, adc: AdcRange | None, noise: NoiseStream | None
+    inputs: NDArray[Any], prepared: Prepared, *, adc: AdcRange | AdcTable | None, noise: NoiseStream | None
 ) -> Array:
     """y_bj = sum over tiles t of ADC(sum_i x_bi w_tij + scale sqrt(sum_i x_bi^2 v_tij) z_btj), [batch, cols].
 
@@ -126,26 +126,33 @@ def mvm(
     """
     check_inputs(inputs, prepared, noise, prepared.variance is not None)
     y = np.zeros((len(inputs), prepared.cols))
-    integers = inputs.dtype == np.int8 and prepared.digits is not None
+    squares = None if noise is None else noise.squares
+    whole = squares is None or squares.dtype == np.int16
+    integers = inputs.dtype == np.int8 and prepared.digits is not None and whole
     products = _IntegerProducts if integers else _RealProducts
 
     def finish(part: slice) -> None:
-        sums = products(inputs[part], prepared, noise is not None)
+        sums = products(inputs[part], prepared, noise is not None, None if squares is None else squares[part])
         drawn = np.zeros(0, np.uint32) if noise is None else np.asarray(noise.rows[part], np.uint32)
         for t in range(prepared.tiles):
             p, q = sums.tile(t)
-            _accumulate(y[part], p, q, drawn, _step(t, adc, noise))
+            _accumulate(y[part], p, q, drawn, _step(t, adc, noise), _table(t, adc))
 
     share_rows(finish, len(inputs), y.size * prepared.tiles)
     return y
 
 
-def _step(tile: int, adc: AdcRange | None, noise: NoiseStream | None) -> _Step:
+def _table(tile: int, adc: AdcRange | AdcTable | None) -> Array:
+    """An AdcTable's numbers for one tile, [6, cols]; empty for one converter for all."""
+    return np.stack([column[tile] for column in adc]) if isinstance(adc, AdcTable) else np.empty((0, 0))
+
+
+def _step(tile: int, adc: AdcRange | AdcTable | None, noise: NoiseStream | None) -> _Step:
     """The pass after a tile's product, as plain numbers."""
     word, event, k0, k1 = (
         (0, 0, 0, 0) if noise is None else (noise.word(tile), noise.event, noise.key[0], noise.key[1])
     )
-    lo, hi, step = (0.0, 0.0, 1.0) if adc is None else adc
+    lo, hi, step = adc if isinstance(adc, AdcRange) else (0.0, 0.0, 1.0)
     return _Step(
         noisy=noise is not None,
         scale=0.0 if noise is None else float(noise.scale),
@@ -186,14 +193,16 @@ def write_verify(
 class _IntegerProducts:
     """Digit products in int32: p = x @ digits; q = (high and low digits of x^2) @ variance digits, stacked."""
 
-    def __init__(self, x: Int8, prepared: Prepared, noisy: bool) -> None:
+    def __init__(self, x: Int8, prepared: Prepared, noisy: bool, squares: NDArray[Any] | None) -> None:
         self._x, self._prepared = _writable(x), prepared
         batch, cols = len(x), prepared.cols
         assert prepared.digits is not None  # the caller looked
         self._p = np.empty((batch, prepared.digits.shape[2]), np.int32)
         self._q = np.empty((2 * batch if noisy else 0, 2 * cols), np.int32)
         self._squares = np.empty((2 * batch if noisy else 0, x.shape[1]), np.int8)
-        if noisy:
+        if squares is not None:
+            self._squares[:batch], self._squares[batch:] = squares >> 7, squares & 127
+        elif noisy:
             _square_digits(self._x, self._squares)
 
     def tile(self, t: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -209,15 +218,18 @@ class _IntegerProducts:
 class _RealProducts:
     """Products in float64."""
 
-    def __init__(self, x: NDArray[Any], prepared: Prepared, noisy: bool) -> None:
+    def __init__(
+        self, x: NDArray[Any], prepared: Prepared, noisy: bool, squares: NDArray[Any] | None
+    ) -> None:
         self._x, self._prepared, self._noisy = x.astype(np.float64), prepared, noisy
+        self._squares = self._x**2 if squares is None else squares.astype(np.float64)
         self._none = np.empty((0, prepared.cols))
 
     def tile(self, t: int) -> tuple[NDArray[Any], NDArray[Any]]:
         prepared, variance = self._prepared, self._prepared.real_variance
-        x = self._x[:, t * prepared.rows : (t + 1) * prepared.rows]
-        q = x**2 @ variance[t] if self._noisy and variance is not None else self._none
-        return x @ prepared.real_weights[t], q
+        rows = slice(t * prepared.rows, (t + 1) * prepared.rows)
+        q = self._squares[:, rows] @ variance[t] if self._noisy and variance is not None else self._none
+        return self._x[:, rows] @ prepared.real_weights[t], q
 
 
 def _writable(x: Int8) -> Int8:
@@ -268,7 +280,7 @@ def float_gemm(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
 
 
 @compiled
-def _accumulate(y: Array, p: Any, q: Any, rows: Any, step: _Step) -> None:
+def _accumulate(y: Array, p: Any, q: Any, rows: Any, step: _Step, table: Array) -> None:
     """Y += ADC(p + noise), row by row through buffers that fit the first cache."""
     batch, cols = y.shape
     a = np.empty(cols)
@@ -278,7 +290,9 @@ def _accumulate(y: Array, p: Any, q: Any, rows: Any, step: _Step) -> None:
         if step.noisy:
             fill_normals(z, rows[b], step.word, step.event, step.k0, step.k1)
             _add_noise(a, q, b, batch, step.scale, z)
-        if step.converting:
+        if table.size:
+            _convert_columns(a, table)
+        elif step.converting:
             _convert(a, step.lo, step.hi, step.step)
         for j in range(cols):
             y[b, j] += a[j]
@@ -321,6 +335,15 @@ def _convert(a: Array, lo: float, hi: float, step: float) -> None:
         x = min(max(a[j], lo), hi)
         code = ((x - lo) / step + 4503599627370496.0) - 4503599627370496.0
         a[j] = lo + code * step
+
+
+@compiled
+def _convert_columns(a: Array, table: Array) -> None:
+    """A = value + rint((clip(a, lo, hi) - base) / step) unit, column by column; rows of `table` as in AdcTable."""
+    for j in range(a.size):
+        x = min(max(a[j], table[0, j]), table[1, j])
+        code = ((x - table[2, j]) / table[3, j] + 4503599627370496.0) - 4503599627370496.0
+        a[j] = table[4, j] + code * table[5, j]
 
 
 @compiled

@@ -60,8 +60,10 @@ def key(seed: int, name: str) -> tuple[int, int]:
 
 
 @cache
-def stream(purpose: Purpose, *, sign: int = 0, slice_: int = 0, plane: int = 0, tile: int = 0) -> int:
-    """The third counter word: purpose 4 | sign 1 | slice 4 | plane 5 | tile 18 bits.
+def stream(
+    purpose: Purpose, *, sign: int = 0, slice_: int = 0, plane: int = 0, copy: int = 0, tile: int = 0
+) -> int:
+    """The third counter word: purpose 4 | sign 1 | slice 4 | plane 5 | copy 4 | tile 14 bits.
 
     Raises:
         ValueError: an index does not fit into its bits.
@@ -72,7 +74,8 @@ def stream(purpose: Purpose, *, sign: int = 0, slice_: int = 0, plane: int = 0, 
         ("sign", sign, 1),
         ("slice_", slice_, 4),
         ("plane", plane, 5),
-        ("tile", tile, 18),
+        ("copy", copy, 4),
+        ("tile", tile, 14),
     ):
         if not 0 <= value < 2**bits:
             raise ValueError(f"{name}: must be in [0, {2**bits}) (got {value})")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossbar_kernels import NUMERICS, AdcRange, NoiseStream, philox
+from crossbar_kernels import NUMERICS, AdcRange, AdcTable, NoiseStream, philox
 from crossbar_kernels.pulses import write_verify
 
 __all__ = [
@@ -74,7 +74,7 @@ def prepare(weights: NDArray[Any], variance: NDArray[Any] | None = None) -> Prep
 
 
 def mvm(
-    inputs: NDArray[Any], prepared: Prepared, *, adc: AdcRange | None, noise: NoiseStream | None
+    inputs: NDArray[Any], prepared: Prepared, *, adc: AdcRange | AdcTable | None, noise: NoiseStream | None
 ) -> Array:
     """y_bj = sum over tiles t of ADC(sum_i x_bi w_tij + scale sqrt(sum_i x_bi^2 v_tij) z_btj), [batch, cols].
 
@@ -94,18 +94,28 @@ def mvm(
     check_inputs(inputs, prepared, noise, prepared.variance is not None)
     batch = len(inputs)
     x = inputs.astype(np.float64).reshape(batch, prepared.tiles, prepared.rows)
+    squares = x**2 if noise is None or noise.squares is None else noise.squares.reshape(x.shape).astype(float)
     y = np.zeros((batch, prepared.cols))
     for t in range(prepared.tiles):
         a = x[:, t] @ prepared.weights[t]
         if noise is not None and prepared.variance is not None:
-            v = x[:, t] ** 2 @ prepared.variance[t]
+            v = squares[:, t] @ prepared.variance[t]
             z = normals(noise.rows, prepared.cols, key=noise.key, stream=noise.word(t), event=noise.event)
             a = a + noise.scale * np.sqrt(v) * z
         if adc is not None:
-            code = np.rint((np.clip(a, adc.lo, adc.hi) - adc.lo) / adc.step)
-            a = adc.lo + code * adc.step
+            a = _convert(a, adc, t)
         y += a
     return y
+
+
+def _convert(a: Array, adc: AdcRange | AdcTable, tile: int) -> Array:
+    """The values that a converter gives; its codes count from the lower end, or as its table says."""
+    if isinstance(adc, AdcTable):
+        lo, hi, base, step, value, unit = (column[tile] for column in adc)
+    else:
+        (lo, hi, step), base, value, unit = adc, adc.lo, adc.lo, adc.step
+    code = np.rint((np.clip(a, lo, hi) - base) / step)
+    return np.asarray(value + code * unit)
 
 
 def check_weights(weights: NDArray[Any], variance: NDArray[Any] | None) -> None:
@@ -154,6 +164,15 @@ def check_inputs(inputs: NDArray[Any], prepared: Any, noise: NoiseStream | None,
         return
     if not has_variance:
         raise ValueError("noise: needs variances; give them to prepare(weights, variance)")
+    squares = noise.squares
+    if squares is not None and (
+        squares.shape != inputs.shape
+        or squares.dtype not in (np.int16, np.float64)
+        or squares.min(initial=0) < 0
+    ):
+        raise ValueError(
+            f"noise.squares: must be int16 or float64 >= 0, {inputs.shape} (got {squares.dtype} {squares.shape})"
+        )
     if noise.rows.shape != (len(inputs),):
         raise ValueError(
             f"noise.rows: must be [{len(inputs)}], one per input row (got shape {noise.rows.shape})"

@@ -87,10 +87,13 @@ def test_stream_packs_without_overlap():
     assert stream(Purpose.D2D, sign=1) == 1 << 27
     assert stream(Purpose.D2D, slice_=15) == 15 << 23
     assert stream(Purpose.D2D, plane=31) == 31 << 18
-    assert stream(Purpose.D2D, tile=2**18 - 1) == 2**18 - 1
+    assert stream(Purpose.D2D, copy=15) == 15 << 14
+    assert stream(Purpose.D2D, tile=2**14 - 1) == 2**14 - 1
 
 
-@pytest.mark.parametrize("field", [{"sign": 2}, {"slice_": 16}, {"plane": 32}, {"tile": 2**18}, {"tile": -1}])
+@pytest.mark.parametrize(
+    "field", [{"sign": 2}, {"slice_": 16}, {"plane": 32}, {"copy": 16}, {"tile": 2**14}, {"tile": -1}]
+)
 def test_stream_refuses_indices_that_do_not_fit(field):
     with pytest.raises(ValueError, match=next(iter(field))):
         stream(Purpose.READ, **field)
