@@ -10,10 +10,12 @@ STAMP  := $(VENV)/.installed
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
+# badcrossbar, a peer that tests compare with, without what it draws with: pycairo needs a C library.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch==2.13.0"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,dev,peft]"
+	$(BIN)/python -m pip install --quiet --no-deps "badcrossbar==1.1.0"
 	touch $@
 
 demo: $(STAMP)   ## adapt a real transformer to unseen tasks on a simulated chip; prints a table and a report's path
@@ -34,8 +36,10 @@ test: lint       ## lint, then the default test suite
 test-all: lint   ## everything this machine can run, the slow tests included
 	$(BIN)/python -m pytest -q -m "not gpu and not hub"
 
-bench: $(STAMP)  ## ratios of the crossbar product to plain BLAS on this machine
+bench: $(STAMP)  ## ratios to plain BLAS (products), a sparse LU (wires) and plain NumPy (programming) on this machine
 	$(BIN)/python kernels/bench/bench_mvm.py
+	$(BIN)/python kernels/bench/bench_wires.py
+	$(BIN)/python kernels/bench/bench_programming.py
 
 pool: $(STAMP)   ## retrain the shipped LoRA modules
 	$(BIN)/lorafusion pool

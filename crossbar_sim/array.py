@@ -2,234 +2,321 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossbar_kernels import AdcRange, NoiseStream
-from crossbar_kernels.philox import Purpose, key
-from crossbar_sim import cost, mapping, noise
-from crossbar_sim import programming as program
+from crossbar_kernels.philox import key
+from crossbar_sim import compensation, mapping, reading, repair, wires
 from crossbar_sim.calibration import Recorder
-from crossbar_sim.device import Relaxation
-from crossbar_sim.errors import CalibrationError, MappingError
-from crossbar_sim.ledger import ReadEnergy
-from crossbar_sim.periphery import Ranges, adc_codes, dac_codes, power_of_two
+from crossbar_sim.cells import Cells
+from crossbar_sim.errors import ConfigError, MappingError
+from crossbar_sim.periphery import Ranges, finite
+from crossbar_sim.programming import Programmed, combined
+from crossbar_sim.reading import Reader
 
 if TYPE_CHECKING:
     from crossbar_sim.chip import Chip, Site
 
 Array = NDArray[np.float64]
-GRID = {"int15": 2**14 - 1, "int8": 127}
-"""Largest integer of the conductance grid (two digits, 128 hi + lo, or one); `exact` has none."""
-VARIANCE_STEPS = 2**14 - 1
-"""Largest integer of the grid of read variances."""
-
-
-@dataclass(frozen=True)
-class _State:
-    """What products need, for one version of the cells at one time."""
-
-    prepared: Any
-    weight_unit: float
-    noise_scale: float
-    row_conductance: Array
 
 
 class ProgrammedArray:
     """A programmed matrix W [m, n]; y = W x. Made by Chip.program.
 
-    The truth is G+ and G-, [tile, slice, sign, rows, cols] in S: `conductance()` gives them as they are at the chip's
-    present time. `wear` counts pulses per cell. Products need converter ranges: `ranges`, set by Chip.calibrate.
+    The truth is G+ and G-, [tile, slice, sign, copy, rows, cols] in S, kept by `cells`: `conductance()` gives them as they
+    are at the chip's present time. Products need converter ranges: `ranges`, set by Chip.calibrate.
+
+    Attributes:
+        cells: the state of the cells.
+        order: column of each output of each tile, [tile, outputs]; differs from the straight order after a repair.
+        report: what the last programming left and took.
+        changes: how often something else than programming or time changed the products (a restored state, a compensation).
     """
 
-    def __init__(self, chip: Chip, site: Site, name: str, placement: mapping.Placement, scale: Array) -> None:
+    def __init__(
+        self,
+        chip: Chip,
+        site: Site,
+        name: str,
+        placement: mapping.Placement,
+        scale: Array,
+        *,
+        stuck: Array | None = None,
+    ) -> None:
         self.chip, self.site, self.name = chip, site, name
         self.placement, self.scale = placement, scale
         self.key = key(chip.seed, name)
-        self.ranges: Ranges | None = None
-        self.version = 0
-        self.unconverged = 0
-        device = chip.preset.device
-        self._used = mapping.used(placement)
-        self._levels = np.zeros(placement.shape, np.uint8)
-        self._written: Array = device.g_min * self._used.astype(np.float64)
-        self._settled: NDArray[np.float32] = np.zeros(placement.shape, np.float32)
-        self._z: NDArray[np.float32] = np.zeros(placement.shape, np.float32)
-        self._written_at = np.array(chip.time)
-        self.wear = np.zeros(placement.shape, np.float32)
-        self._cached: tuple[tuple[int, float], _State] | None = None
+        self.order = mapping.straight(placement)
+        self.cells = Cells(
+            mapping.used(placement, self.order),
+            preset=chip.preset,
+            key=self.key,
+            kernels_name=chip.backend,
+            now=chip.time,
+            stuck=stuck,
+        )
+        self._forward, self._transposed = (Reader(self, transposed=t) for t in (False, True))
+        self._compensation: float | Array = 1.0
+        self.report: Programmed | None = None
         self.recorder: Recorder | None = None
+        self.changes = 0
+        self._tried = np.zeros((placement.tiles, placement.columns), bool)
+        self._asked = self.cells.target
+        self._effective: tuple[tuple[Any, ...], Array] | None = None
+        reading.check(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ProgrammedArray:
         """A copied layer still sits on the same cells."""
         return self
 
+    def __repr__(self) -> str:
+        p = self.placement
+        return (
+            f"ProgrammedArray({self.name!r}, {p.outputs} x {p.inputs}, {p.arrays} tiles, {p.cells:,} cells)"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what can be computed again."""
+        return {**self.__dict__, "_effective": None}
+
     # -- programming -----------------------------------------------------------------------------------------
 
-    def reprogram(self, weight: NDArray[np.floating[Any]], *, statistical: bool | None = None) -> None:
+    def reprogram(
+        self,
+        weight: NDArray[np.floating[Any]],
+        *,
+        statistical: bool | None = None,
+        changed_only: bool = False,
+    ) -> Programmed:
         """Bring the cells to new weights [m, n]; cells already inside their window take no pulse.
 
         Args:
             weight: the new weights; |W_oi| <= scale_o.
             statistical: published statistics instead of the pulse loop; default: the chip's setting.
+            changed_only: leave cells alone whose target stays the same, instead of verifying them too.
+
+        Returns:
+            pulses by polarity, verify reads, energies, times, unconverged cells.
 
         Raises:
             MappingError: wrong shape, values that are not finite, or a weight beyond its column scale. Nothing
                 is changed then.
         """
-        expected = (self.placement.outputs, self.placement.inputs)
+        expected, weight = (self.placement.outputs, self.placement.inputs), np.asarray(weight)
         if weight.shape != expected:
             raise MappingError(f"weight: array {self.name!r} holds {expected}, got {weight.shape}")
-        device = self.chip.preset.device
-        target = mapping.target_conductance(weight.astype(np.float64), self.scale, self.placement, device)
-        target = np.where(self._used, target, 0.0)
-        if self.chip.preset.programming is None:
-            self._written, touched = target, self._used
-            self.site.book({"cell_write": self.placement.cells})
-        else:
-            touched = self._program(target, statistical)
-        self._levels = mapping.levels_of(np.maximum(target, device.g_min), device)
-        self._stamp(touched)
-        self.version += 1
-
-    def _program(self, target: Array, statistical: bool | None) -> NDArray[np.bool_]:
-        """Run write-verify or its statistics, book it, and return which cells were pulsed."""
-        chip = self.chip
-        preset, kernels = chip.preset, chip.kernels
-        assert preset.programming is not None  # the caller looked
-        use_statistics = chip.statistical if statistical is None else statistical
-        if use_statistics:
-            z = self._normals(Purpose.PROGRAM)
-            levels = (self._levels, mapping.levels_of(np.maximum(target, preset.device.g_min), preset.device))
-            done = program.statistical(
-                levels, self.conductance(), target, z, device=preset.device, programming=preset.programming
-            )
-        else:
-            strength = program.strengths(self.placement.shape, preset.device, kernels, self.key)
-            done = program.write_verify(
-                self.conductance(),
-                target,
-                strength,
-                preset.programming,
-                kernels=kernels,
-                key=self.key,
-                event=self.version,
-            )
-        touched: NDArray[np.bool_] = done.pulses > 0
-        self._written = np.where(touched, done.written, self._written)
-        self._settled = np.where(touched, done.settled, self._settled)
-        self.wear += done.pulses
-        self.unconverged = done.unconverged
-        self._book_programming(done, int(touched.sum()))
-        return touched
-
-    def _book_programming(self, done: program.Programmed, cells: int) -> None:
-        book = self.site.book_physics
-        reads = done.set_pulses + done.reset_pulses + 2 * self.placement.cells
-        book("set_pulse", done.set_pulses, done.set_energy)
-        book("reset_pulse", done.reset_pulses, done.reset_energy)
-        book("verify_read", reads, done.verify_energy)
-        self.site.book({"cell_write": cells})
-        codes = {"adc_conversion": reads}
-        self.site.book(codes)
-
-    def _stamp(self, touched: NDArray[np.bool_]) -> None:
-        """Pulsed cells get a new deviation and the present time; the others keep theirs."""
-        self._z = np.where(touched, self._normals(Purpose.RELAX), self._z)
-        now = self.chip.time
-        if self.version == 0:
-            self._z = np.where(self._used, self._normals(Purpose.RELAX), 0)
-            self._written_at = np.array(now)
-        elif not (self._written_at.ndim == 0 and float(self._written_at) == now):
-            self._written_at = np.where(touched, now, self._written_at)
-
-    def _normals(self, purpose: Purpose) -> NDArray[np.float32]:
-        return program.cell_normals(
-            self.placement.shape, purpose, self.chip.kernels, self.key, event=self.version
+        card = self.chip.preset
+        target = mapping.target_conductance(
+            weight.astype(np.float64), self.scale, self.placement, card.device, card.mapping, self.order
         )
+        where = self.cells.used & (target != self._asked) if changed_only else None
+        return self._bring_to(target, statistical, where)
+
+    def refresh(self, *, statistical: bool | None = None) -> Programmed:
+        """Bring drifted cells back to their targets; booked under phase `refresh`.
+
+        Cells on the verify-fail list are left alone: they would take a whole train of pulses in vain.
+        """
+        use_statistics = self.chip.statistical if statistical is None else statistical
+        with self.chip.ledger.scope(phase="refresh"):
+            steady = self.cells.used & ~self.cells.unconverged
+            self.compensation = 1.0
+            return self._remedied(self._program(self.cells.target, use_statistics, steady), use_statistics)
+
+    def _bring_to(
+        self, target: Array, statistical: bool | None, where: NDArray[np.bool_] | None = None
+    ) -> Programmed:
+        use_statistics = self.chip.statistical if statistical is None else statistical
+        self.compensation = 1.0  # it was measured on what the cells held before
+        done = self._program(target, use_statistics, where)
+        if self._free_spares().any() and self.cells.unconverged.any():
+            target, tried = self._try_spares(target, use_statistics)
+            done = combined(done, tried)
+        self._asked = target
+        return self._remedied(done, use_statistics)
+
+    def _remedied(self, done: Programmed, statistical: bool) -> Programmed:
+        """Ask the partners of failed cells for what the remedy wants of them; the report of all of it."""
+        failed, card = self.cells.unconverged, self.chip.preset
+        if card.mapping.remedy != "none":
+            wanted = repair.partner_targets(
+                failed, self._present(), self._asked, device=card.device, remedy=card.mapping.remedy
+            )
+            new = self.cells.used & ~failed & (wanted != self.cells.target)
+            if new.any():
+                done = combined(done, self._program(wanted, statistical, new))
+        self.report = replace(
+            done,
+            written=self.cells.written,
+            accepted=self.cells.used & ~self.cells.unconverged,
+            unconverged=self.unconverged,
+        )
+        return self.report
+
+    def _program(
+        self, target: Array, statistical: bool, where: NDArray[np.bool_] | None = None
+    ) -> Programmed:
+        done = self.cells.program(target, now=self.chip.time, statistical=statistical, where=where)
+        physics = self.site.book_physics
+        if self.chip.preset.programming is not None or self.chip.preset.open_loop is not None:
+            physics("set_pulse", done.set_pulses, done.set_energy)
+            physics("reset_pulse", done.reset_pulses, done.reset_energy)
+        if done.verify_reads:
+            physics("verify_read", done.verify_reads, done.verify_energy)
+            self.site.book({"adc_conversion": done.verify_reads})
+        exact = self.chip.preset.programming is None and self.chip.preset.open_loop is None
+        chosen = self.cells.used if where is None else self.cells.used & where
+        self.site.book({"cell_write": int((chosen if exact else done.pulses > 0).sum())})
+        return done
+
+    def _present(self) -> Array:
+        """The cells' own conductances, whatever noise-aware training shows."""
+        return self.cells.conductance(self.chip.time)
+
+    def _free_spares(self) -> NDArray[np.bool_]:
+        """Spare columns that hold nothing and were not found worse than what they should replace, [tile, columns]."""
+        p = self.placement
+        return repair.free_columns(self.order, self._tried, p.cols_per_tile + p.unit)
+
+    def _try_spares(self, target: Array, statistical: bool) -> tuple[Array, Programmed]:
+        """Program the worst outputs of each tile into its spare columns too, and keep the better column of each.
+
+        Gives the targets where the outputs are now, and what programming the spares took.
+        """
+        p, old = self.placement, self.order
+        error = repair.column_error(self.cells.unconverged, self._present(), target)
+        new = repair.reassigned(old, error, self._free_spares())
+        held, both = mapping.outputs_of(target, p, old), target.copy()
+        where = np.broadcast_to(new[:, None, None, None, None, :], held.shape)
+        np.put_along_axis(both, where, held, axis=-1)
+        before, after = mapping.used(p, old), mapping.used(p, new)
+        self.cells.use(before | after)
+        done = self._program(both, statistical, where=after & ~before)
+        error = repair.column_error(self.cells.unconverged, self._present(), both)
+        better = np.take_along_axis(error, new, 1) < np.take_along_axis(error, old, 1)
+        np.put_along_axis(self._tried, np.where(new != old, new, 0), True, axis=1)
+        self.order = np.where(better, new, old)
+        kept = mapping.used(p, self.order)
+        self.cells.use(kept)
+        return both * kept, done
+
+    def restore(self, asked: Array) -> None:
+        """Go on from a saved state: the caller has given back the cells, `order`, scale, ranges and compensation.
+
+        Args:
+            asked: the conductances asked for, S.
+        """
+        self._asked = asked
+        self.changes += 1
 
     # -- state -----------------------------------------------------------------------------------------------
 
+    @property
+    def version(self) -> int:
+        """How often the cells were programmed."""
+        return self.cells.version
+
+    @property
+    def wear(self) -> NDArray[np.float32]:
+        """Pulses that each cell has taken; two make an endurance cycle."""
+        return self.cells.wear
+
+    @property
+    def unconverged(self) -> int:
+        """Cells outside their window after the last programming."""
+        return int(self.cells.unconverged.sum())
+
+    @property
+    def moment(self) -> tuple[Any, ...]:
+        """What products depend on: the state of the cells, the chip's time and settings, a redraw's event."""
+        chip = self.chip
+        return (self.version, self.changes, chip.time, self._redraw, chip.ir_drop, chip.grid)
+
+    @property
+    def gated(self) -> bool:
+        """Whether columns are read as gated ladders, which are no fixed matrix (crossbar_sim.gated)."""
+        card = self.chip.preset
+        return self.chip.ir_drop and card.wires.present and card.wires.ladder == "gated"
+
+    @property
+    def _redraw(self) -> int | None:
+        return self.chip.event if self.chip.redraw_programming else None
+
+    @property
+    def ranges(self) -> Ranges | None:
+        """Full scales of the converters; None until they are calibrated or given."""
+        return self._forward.ranges
+
+    @ranges.setter
+    def ranges(self, ranges: Ranges | None) -> None:
+        self._forward.ranges = ranges
+
+    @property
+    def backward_ranges(self) -> Ranges | None:
+        """Full scales of a transposed read's ADC; None until the first one."""
+        return self._transposed.ranges
+
+    @backward_ranges.setter
+    def backward_ranges(self, ranges: Ranges | None) -> None:
+        self._transposed.ranges = ranges
+
+    @property
+    def compensation(self) -> float | Array:
+        """Factor(s) on the results against drift (Chip.compensate)."""
+        return self._compensation
+
+    @compensation.setter
+    def compensation(self, factors: float | Array) -> None:
+        self._compensation = factors
+        self.changes += 1
+
+    @property
+    def readers(self) -> tuple[Reader, Reader]:
+        """How the array is read, forward and transposed."""
+        return self._forward, self._transposed
+
     def target_conductance(self) -> Array:
         """The conductances asked for, S."""
-        device = self.chip.preset.device
-        if not device.levels:
-            return self._written
-        return np.where(self._used, device.g_min + device.span * (self._levels / (device.levels - 1)), 0.0)
+        return self._asked
 
     def conductance(self) -> Array:
         """G+ and G- at the chip's present time, S."""
-        law = self.chip.preset.relaxation
-        if not law.times or self.version == 0:
-            return self._written
-        total, mean = np.zeros((2, *self.placement.shape))
-        for moment in np.unique(self._written_at):
-            age = self.chip.time - float(moment) + 1.0
-            written_then = self._written_at == moment
-            for out, statistic in ((total, noise.total_sigma), (mean, noise.mean_shift)):
-                np.copyto(out, self._at_targets(statistic, age), where=written_then)
-        return noise.relaxed(self._written, self._z, self._settled, total, mean) * self._used
+        return self.cells.conductance(self.chip.time, redraw=self._redraw)
 
-    def _at_targets(self, statistic: Callable[[Array, float, Relaxation], Array], age: float) -> Array:
-        """A statistic of relaxation for every cell; evaluated once per level where there are levels."""
-        device, law = self.chip.preset.device, self.chip.preset.relaxation
-        if not device.levels:
-            return statistic(self.target_conductance(), age, law)
-        ladder = device.g_min + device.span * (np.arange(device.levels) / (device.levels - 1))
-        return statistic(ladder, age, law)[self._levels]
+    def effective_conductance(self, cells: Array | None = None) -> Array:
+        """What the ends of the wires see of the cells (IR drop), S.
+
+        The conductance itself where wires are ideal, or gated (then no fixed matrix exists: crossbar_sim.gated).
+        """
+        card = self.chip.preset
+        cells = self.conductance() if cells is None else cells
+        if not (self.chip.ir_drop and card.wires.present) or self.gated:
+            return cells
+        if self._effective is None or self._effective[0] != self.moment:
+            arrays = mapping.assemble(cells, self.placement)
+            seen = wires.effective(arrays, r_wl=card.wires.r_wl, r_bl=card.wires.r_bl)
+            self._effective = (self.moment, mapping.disassemble(seen, self.placement))
+        return self._effective[1]
 
     def read_weights(self) -> Array:
-        """The weights [m, n] that the cells hold now, read without noise."""
-        return self._weights(self.conductance())
+        """The weights [m, n] that the cells hold now, as the ends of the wires see them, read without noise."""
+        return self._weights(self.effective_conductance())
+
+    def present_weights(self) -> Array:
+        """What a product without converters and noise multiplies with: `read_weights` times the drift compensation."""
+        return np.reshape(self.compensation, (-1, 1)) * self.read_weights()
 
     def target_weights(self) -> Array:
         """The weights [m, n] that the target conductances stand for."""
-        return self._weights(self.target_conductance())
+        return self._weights(self._asked)
 
     def _weights(self, conductance: Array) -> Array:
-        pair = (conductance[:, 0, 0] - conductance[:, 0, 1]) / self.chip.preset.device.span
-        matrix: Array = mapping.from_cells(pair, self.placement)
-        return matrix * self.scale[:, None]
-
-    def _state(self) -> _State:
-        moment = (self.version, self.chip.time)
-        if self._cached is None or self._cached[0] != moment:
-            self._cached = (moment, self._prepare())
-        return self._cached[1]
-
-    def _prepare(self) -> _State:
-        """Put the present conductances and read variances on the chip's grid and hand them to the kernels."""
-        chip, device = self.chip, self.chip.preset.device
-        g = self.conductance()
-        pair = mapping.by_row_tile((g[:, 0, 0] - g[:, 0, 1]) / device.span, self.placement)
-        total = mapping.by_row_tile(g[:, 0, 0] + g[:, 0, 1], self.placement)
-        rows = total.sum(2).reshape(-1)[: self.placement.inputs]
-        variance = self._variance(g)
-        steps = GRID.get(chip.grid)
-        if steps is None:
-            return _State(chip.kernels.prepare(pair, variance), 1.0, float(variance is not None), rows)
-        unit = float(np.abs(pair).max()) / steps or 1.0
-        grid = np.rint(pair / unit).astype(np.int16)
-        if variance is None:
-            return _State(chip.kernels.prepare(grid, None), unit, 0.0, rows)
-        variance_unit = float(variance.max()) / VARIANCE_STEPS
-        variance_grid = np.rint(variance / variance_unit).astype(np.int16)
-        return _State(
-            chip.kernels.prepare(grid, variance_grid), unit, float(np.sqrt(variance_unit)) / unit, rows
-        )
-
-    def _variance(self, g: Array) -> Array | None:
-        """Variance of one read of each pair in units of span^2, [row tile, rows, m]; None without read noise."""
-        law = self.chip.preset.read_noise
-        if not law.present:
-            return None
-        age = self.chip.time - self._written_at + 1.0
-        squared = (noise.read_sigma(g, age, law) / self.chip.preset.device.span * self._used) ** 2
-        return mapping.by_row_tile(squared[:, 0, 0] + squared[:, 0, 1], self.placement)
+        card = self.chip.preset
+        d = mapping.weights(conductance, self.placement, card.device, card.mapping, self.order)
+        return d * self.scale[:, None]
 
     # -- products --------------------------------------------------------------------------------------------
 
@@ -245,73 +332,68 @@ class ProgrammedArray:
 
         Raises:
             CalibrationError: the converters have no ranges yet (Chip.calibrate, or set `ranges`).
+            MappingError: the vectors have another length than n, or values that are not finite.
         """
-        lead = x.shape[:-1]
-        flat = x.reshape(-1, self.placement.inputs)
-        valid, rows = self.chip.samples(lead)
-        if valid is not None:
-            flat = flat[valid]
-        y = self._products(flat.astype(np.float64), rows, size)
-        if valid is not None:
-            full = np.zeros((valid.size, self.placement.outputs))
-            full[valid] = y
-            y = full
-        return y.reshape(*lead, self.placement.outputs)
-
-    def _products(self, x: Array, rows: NDArray[np.uint32], size: float) -> Array:
-        if self.chip.exact or self.recorder is not None:
-            self.book_reads(len(x), None)
-            if self.recorder is not None:
-                return self.recorder.product(x, self, size)
-            return np.asarray(x @ self.read_weights().T)
-        state, converters = self._state(), self.chip.preset.periphery
-        full_scale, inputs, k = self._drive(x, size)
-        padded = np.zeros((len(x), self.placement.row_tiles * self.placement.rows_per_tile), inputs.dtype)
-        padded[:, : self.placement.inputs] = inputs
-        per_step = k / state.weight_unit
-        y = self.chip.kernels.mvm(
-            padded, state.prepared, adc=self._adc(per_step), noise=self._noise(state, rows)
+        return self._real_vectors(
+            x,
+            (self.placement.outputs, self.placement.inputs),
+            lambda v, rows: self._forward_product(v, rows, size),
         )
-        squares = (inputs.astype(np.int64) ** 2).sum(0) if converters.dac_bits else None
-        self.book_reads(len(x), squares)
-        return np.asarray(y * (full_scale / per_step) * self.scale)
 
-    def _drive(self, x: Array, size: float) -> tuple[float, NDArray[Any], float]:
-        """Full scale of the input, what drives the word lines, and the largest code K."""
-        converters = self.chip.preset.periphery
-        if self.ranges is None:
-            raise CalibrationError(
-                f"array {self.name!r}: its converters have no ranges; call chip.calibrate(model, batches) or set .ranges"
+    def mvm_t(self, g: NDArray[np.floating[Any]]) -> Array:
+        """G [..., m] -> W^T g [..., n] through the same cells, bit lines driven and word lines sensed; booked.
+
+        With its own converters: signed codes per vector (Reader) and an ADC whose range comes from calibration. What
+        drives the bit lines is g times the column scale.
+
+        Raises:
+            ConfigError: gated columns cannot be read from their sum lines.
+            MappingError: the vectors have another length than m, or values that are not finite.
+        """
+        if self.gated:
+            raise ConfigError(
+                "mvm_t: gated columns (Wires.ladder) have no transposed read; use backward 'nominal' or 'oracle'"
             )
-        full_scale = self.ranges.dac * power_of_two(size)
-        if not converters.dac_bits:
-            return full_scale, x / full_scale, 1.0
-        k = converters.dac_scale
-        return full_scale, dac_codes(x, full_scale, k), float(k)
+        return self._real_vectors(
+            g, (self.placement.inputs, self.placement.outputs), self._transposed_product
+        )
 
-    def _adc(self, per_step: float) -> AdcRange | None:
-        bits = self.chip.preset.periphery.adc_bits
-        if not bits or self.ranges is None:
-            return None
-        return AdcRange(*adc_codes(self.ranges.adc_low * per_step, self.ranges.adc_high * per_step, bits))
+    def _real_vectors(self, x: NDArray[np.floating[Any]], shape: tuple[int, int], product: Any) -> Array:
+        """Apply a product of `shape` (results, inputs) to the real vectors."""
+        x, (width, expected) = np.asarray(x), shape
+        if x.ndim < 1 or x.shape[-1] != expected:
+            raise MappingError(
+                f"array {self.name!r}: takes vectors of {expected} numbers (got shape {x.shape})"
+            )
+        lead = x.shape[:-1]
+        flat = x.reshape(-1, x.shape[-1])
+        valid, rows = self.chip.samples(lead)
+        if valid is None:
+            return np.asarray(product(finite(flat, self.name), rows)).reshape(*lead, width)
+        full = np.zeros((valid.size, width))
+        full[valid] = product(finite(flat[valid], self.name), rows)
+        return full.reshape(*lead, width)
 
-    def _noise(self, state: _State, rows: NDArray[np.uint32]) -> NoiseStream | None:
-        if state.noise_scale == 0.0:
-            return None
-        return NoiseStream(state.noise_scale, rows, self.key, Purpose.READ, self.chip.event)
+    def _forward_product(self, x: Array, rows: NDArray[np.uint32], size: float) -> Array:
+        if self.recorder is not None:
+            self.book_reads(len(x))
+            return self.recorder.product(x, self, size)
+        if self.chip.exact:
+            self.book_reads(len(x))
+            return np.asarray(x @ self.present_weights().T)
+        return self._forward.product(x, rows, size) * (self.scale * self.compensation)
 
-    def book_reads(self, vectors: int, squares: NDArray[np.int64] | None) -> None:
-        """Book `vectors` products; `squares`: sum of squared DAC codes per word line."""
-        converters = self.chip.preset.periphery
-        read = cost.forward(self.placement, converters, vectors)
-        self.site.book(read.counts, slots=read.slots)
-        if squares is not None:
-            self.book_drive(squares)
+    def _transposed_product(self, g: Array, rows: NDArray[np.uint32]) -> Array:
+        if self.chip.exact or self.recorder is not None:
+            self._transposed.book(len(g), None)
+            return np.asarray(g @ self.present_weights())
+        return self._transposed.product(g * (self.scale * self.compensation), rows)
 
-    def book_drive(self, squares: NDArray[np.int64]) -> None:
-        """Book the energy of driven word lines; `squares`: sum of squared DAC codes per word line."""
-        converters = self.chip.preset.periphery
-        k = converters.dac_scale
-        unit = (converters.read_voltage / k) ** 2 * converters.read_width
-        energy = ReadEnergy(squares, self._state().row_conductance, unit)
-        self.site.book_read((self.name, self.version, self.chip.time), squares, energy)
+    def book_reads(self, vectors: int) -> None:
+        """Book `vectors` products without the energy of their drives (an ideal chip's has none)."""
+        self._forward.book(vectors, None)
+
+    def compensate(self, kind: str) -> None:
+        """Measure what drift has done to the results and correct it by digital factors (Chip.compensate)."""
+        self.compensation = 1.0
+        self.compensation = compensation.factors(self, kind)

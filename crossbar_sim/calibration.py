@@ -4,71 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossbar_sim import mapping
-from crossbar_sim.errors import CalibrationError
-from crossbar_sim.periphery import Ranges, zero_centred
+from crossbar_sim.errors import CalibrationError, ConfigError
 
 if TYPE_CHECKING:
     from crossbar_sim.array import ProgrammedArray
     from crossbar_sim.chip import Chip
 
 Array = NDArray[np.float64]
-KEPT = 50_000
-"""Values kept per observation, evenly spaced over the data, so that the ranges are deterministic."""
+KEPT = 64
+"""Vectors kept per product, evenly spaced over the data, so that the ranges are deterministic."""
 
 
 @dataclass
 class Recorder:
-    """Samples of one array's inputs and partial sums (full-scale weights, input units)."""
+    """A sample of the vectors that drive one array, how many there were, and the weights that answered them."""
 
-    inputs: list[Array] = field(default_factory=list)
-    sums: list[Array] = field(default_factory=list)
-    squares: Array | float = 0.0
-    """Sum of the squared inputs per word line."""
-    _weights: Array | None = None
+    vectors: list[Array] = field(default_factory=list)
+    seen: int = 0
+    weights: Array | None = None
 
     def product(self, x: Array, array: ProgrammedArray, size: float) -> Array:
-        """W x without converters and noise; inputs [vectors, n] over `size` and every row tile's sums are recorded."""
-        p = array.placement
-        if self._weights is None:
-            normalised = array.read_weights() / array.scale[:, None]
-            self._weights = mapping.by_row_tile(mapping.to_cells(normalised, p), p)
-        rows = np.zeros((len(x), p.row_tiles * p.rows_per_tile))
-        rows[:, : p.inputs] = x / size
-        self.inputs.append(_thin(rows[:, : p.inputs]))
-        self.squares = self.squares + (rows * rows).sum(0)[: p.inputs]
-        total = np.zeros((len(x), p.outputs))
-        for t, weights in enumerate(self._weights):
-            part = rows[:, t * p.rows_per_tile : (t + 1) * p.rows_per_tile] @ weights
-            self.sums.append(_thin(part))
-            total += part
-        return total * (size * array.scale)
+        """W x of vectors [v, n] without converters and noise; some of them are kept, in units of `size`."""
+        if self.weights is None:
+            self.weights = array.present_weights()
+        self.vectors.append(x[:: max(1, -(-len(x) // KEPT))] / size)
+        self.seen += len(x)
+        return np.asarray(x @ self.weights.T)
 
-    def ranges(self, bits: int, *, dac_percentile: float, adc_percentile: float) -> Ranges:
-        """Full scales: percentiles of |x| and, two-sided, of the partial sums, 0 on an ADC code.
+    def sample(self) -> Array:
+        """The vectors kept, [v, n].
 
         Raises:
-            CalibrationError: nothing was recorded.
+            CalibrationError: there are none.
         """
-        if not self.inputs:
+        if not self.seen:
             raise CalibrationError(
                 "calibrate: an array saw no input; the batches must run through every array"
             )
-        dac = float(np.percentile(np.abs(np.concatenate(self.inputs)), dac_percentile)) or 1.0
-        sums = np.concatenate(self.sums) / dac
-        low, high = np.percentile(sums, [100 - adc_percentile, adc_percentile])
-        low, high = zero_centred(float(low), float(high), bits or 16)
-        return Ranges(dac, low, high)
-
-
-def _thin(values: Array) -> Array:
-    flat = values.ravel()
-    return flat[:: max(1, flat.size // KEPT)].copy()
+        return np.concatenate(self.vectors)
 
 
 def calibrate(
@@ -82,9 +61,10 @@ def calibrate(
 ) -> None:
     """Set the converter ranges of `arrays` (default: those that have none) from batches run through the model.
 
-    While it runs, these arrays compute without converters and noise; the reads are booked in phase `calibrate`.
-
-    The energy of the driven word lines follows from the ranges that were found. A chip with ideal converters has nothing to set.
+    While it runs, these arrays compute without converters and noise; the reads are booked in phase `calibrate`, the energy of the
+    driven lines from the vectors that were kept. A chip with ideal converters has nothing to set. Where gradients are read
+    through the arrays (backward "transposed"), their ADCs get their range from normal vectors: no gradient is
+    needed, and none of a later task is known at deployment.
 
     Args:
         chip: the chip.
@@ -96,6 +76,7 @@ def calibrate(
 
     Raises:
         CalibrationError: an array saw no input; no range was changed then.
+        ConfigError: a batch is no mapping; no range was changed then.
     """
     if chip.exact:
         return
@@ -105,22 +86,28 @@ def calibrate(
         try:
             for array in chosen:
                 array.recorder = recorders[array.name]
-            for batch in batches:
+            for number, batch in enumerate(batches):
+                if not hasattr(batch, "keys"):
+                    raise ConfigError(
+                        f"calibrate: batch {number} is a {type(batch).__name__}; give the model's arguments by name: "
+                        f'{{"{_first_argument(model)}": x}}'
+                    )
                 model(**batch)
         finally:
             for array in chosen:
                 array.recorder = None
-    bits = chip.preset.periphery.adc_bits
-    found = {
-        a.name: recorders[a.name].ranges(bits, dac_percentile=dac_percentile, adc_percentile=adc_percentile)
-        for a in chosen
-    }
-    for array in chosen:
-        array.ranges = found[array.name]
-    if not chip.preset.periphery.dac_bits:
-        return
-    with chip.ledger.scope(phase="calibrate"):
+        samples = {name: recorder.sample() for name, recorder in recorders.items()}
         for array in chosen:
-            codes_per_unit = chip.preset.periphery.dac_scale / found[array.name].dac
-            codes = np.rint(recorders[array.name].squares * codes_per_unit**2)
-            array.book_drive(np.asarray(codes, np.int64))
+            forward, transposed = array.readers
+            sample = samples[array.name]
+            forward.ranges = forward.ranges_from(sample, dac=dac_percentile, adc=adc_percentile)
+            squares = forward.squares_of(sample)
+            if squares is not None:
+                share = recorders[array.name].seen / len(sample)
+                forward.book_drive(np.rint(squares * share).astype(np.int64))
+            if chip.backward == "transposed" and not array.gated:
+                transposed.needed_ranges()
+
+
+def _first_argument(model: Any) -> str:
+    return next(iter(signature(getattr(model, "forward", model)).parameters), "input")

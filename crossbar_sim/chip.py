@@ -5,25 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isfinite
+from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crossbar_kernels import Kernels, get_kernels
-from crossbar_sim import calibration, mapping
-from crossbar_sim.array import GRID, ProgrammedArray
+from crossbar_sim import calibration, compensation, mapping
+from crossbar_sim.array import ProgrammedArray
 from crossbar_sim.cost import MASTER_BITS, WORD_BITS, Counts
 from crossbar_sim.errors import ConfigError, nearest
 from crossbar_sim.ledger import Ledger, ReadEnergy, State
 from crossbar_sim.periphery import Ranges
-from crossbar_sim.presets import Preset, preset
+from crossbar_sim.presets import Preset, as_card
+from crossbar_sim.product import GRID
 
 GRIDS = ("exact", *GRID)
-BACKWARD_MODES = ("nominal", "oracle")
+BACKWARD_MODES = ("transposed", "nominal", "oracle")
+SEEDS = 2**32
+"""Chips that differ by their seed: it is one word of the random numbers' keys."""
 ROW_STRIDE = 4096
-"""Sample rows are sample * ROW_STRIDE + position, so a text's noise does not depend on its neighbours."""
+"""Sample rows are sample * ROW_STRIDE + position, so a text's noise does not depend on its neighbours; the stride of an
+image with more positions is their number."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,12 @@ class Site:
         self.chip.ledger.book_read(key, state, squares, energy)
 
 
+def _seed(seed: int) -> int:
+    if not (isinstance(seed, Integral) and 0 <= seed < SEEDS):
+        raise ConfigError(f"Chip.seed: must be a whole number in [0, 2**32) (got {seed!r})")
+    return int(seed)
+
+
 @dataclass(frozen=True)
 class _Batch:
     """Which vectors of the running batch are real, and where its samples start."""
@@ -65,34 +77,47 @@ class Chip:
     Args:
         preset: a card's name, a path to one, or a Preset.
         backend: "reference" | "numba" | "auto"; the results are the same.
-        seed: everything random on this chip follows from it and from names and indices.
+        seed: everything random on this chip follows from it and from names and indices; a whole number in [0, 2^32).
         grid: "int15" | "int8" | "exact": the integer grid on which conductances enter products.
         statistical: program by published statistics instead of the pulse loop.
-        backward: "nominal" | "oracle" (docs/definitions.md, "Backward modes").
+        backward: "transposed" | "nominal" | "oracle" (docs/definitions.md, "Backward modes").
+        ir_drop: whether the card's wire resistance acts.
+
+    Raises:
+        ConfigError: an argument is unknown or out of bounds, the card is wrong, or IR drop is asked of a card whose wires
+            have no resistance.
 
     Attributes:
         ledger: what happened here.
         time: the chip's clock in s.
         event: number of the current read event (optimiser or evaluation step); draws depend on it.
         arrays: programmed arrays by name.
+        outside: where the chip was before a running backward pass (crossbar_sim.conversion).
+        redraw_programming: noise-aware training: every event sees the cells as another programming would have left them.
     """
 
     def __init__(
         self,
-        preset_or_name: Preset | str,
+        preset: Preset | str | Path,
         *,
         backend: str = "auto",
         seed: int = 0,
         grid: str = "int15",
         statistical: bool = False,
-        backward: str = "nominal",
+        backward: str = "transposed",
+        ir_drop: bool = False,
     ) -> None:
-        self.preset = preset_or_name if isinstance(preset_or_name, Preset) else preset(preset_or_name)
+        self.preset = as_card(preset)
         for field, value, known in (("grid", grid, GRIDS), ("backward", backward, BACKWARD_MODES)):
             if value not in known:
                 raise ConfigError(f"Chip.{field}: {value!r} is unknown{nearest(value, known)}")
+        if ir_drop and not self.preset.wires.present:
+            raise ConfigError(
+                f"Chip.ir_drop: the card {self.preset.name!r} has no wire resistance; edit wires.r_wl, wires.r_bl"
+            )
         self.backend = backend
-        self.seed, self.statistical, self.backward = seed, statistical, backward
+        self.seed, self.statistical, self.backward, self.ir_drop = _seed(seed), statistical, backward, ir_drop
+        self.redraw_programming = False
         converters = self.preset.periphery
         self.grid = grid if converters.dac_bits else "exact"
         self.ledger = Ledger()
@@ -101,22 +126,39 @@ class Chip:
         self.arrays: dict[str, ProgrammedArray] = {}
         self._batch: _Batch | None = None
         self._first_sample = 0
+        self._retired: dict[str, ProgrammedArray] = {}
+        self.outside: tuple[Any, Any] | None = None
         _ = self.kernels  # a wrong or missing backend is an error here, not at the first product
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Chip:
         """A copied layer still sits on the same silicon."""
         return self
 
+    def __repr__(self) -> str:
+        """Chip('hfo2_neurram', seed=0, arrays: 2, tiles: 3, at 3600 s)."""
+        held = f"arrays: {len(self.arrays):,}, tiles: {self.tiles_used:,}"
+        return f"Chip({self.preset.name!r}, seed={self.seed}, {held}, at {self.time:g} s)"
+
     @property
     def kernels(self) -> Kernels:
-        """The arithmetic (resolved by name, so that a chip can be pickled)."""
-        return get_kernels(self.backend)
+        """The arithmetic (resolved by name, so that a chip can be pickled).
+
+        Raises:
+            ConfigError: there is no such backend, or this installation cannot run it.
+        """
+        try:
+            return get_kernels(self.backend)
+        except ValueError as error:
+            raise ConfigError(f"Chip.{error}") from None
 
     @property
     def exact(self) -> bool:
         """Whether products are plain products in the input's own dtype (the ideal card)."""
         p = self.preset
-        return not (p.periphery.dac_bits or p.periphery.adc_bits or p.read_noise.present)
+        converters = p.periphery
+        return not (
+            converters.dac_bits or converters.adc_bits or converters.column_clip or p.read_noise.present
+        )
 
     # -- programming and time --------------------------------------------------------------------------------
 
@@ -129,6 +171,7 @@ class Chip:
         matrix: str = "base",
         scale: NDArray[np.float64] | None = None,
         ranges: Ranges | None = None,
+        stuck: NDArray[np.float64] | None = None,
     ) -> ProgrammedArray:
         """Place a matrix W [m, n] on new tiles and program it.
 
@@ -139,9 +182,10 @@ class Chip:
             matrix: base | A | B | own.
             scale: weight that stands for full-scale conductance, per output [m]; default max_i |W_oi|.
             ranges: converter ranges, where they are known.
+            stuck: map of stuck cells, their conductance (S) or NaN, of the placement's shape; default: drawn from the card's rates.
 
         Raises:
-            ConfigError: the name is taken.
+            ConfigError: the name is taken, or retired with another shape.
             MappingError: the weight cannot be placed; nothing was programmed then.
         """
         if name in self.arrays:
@@ -150,38 +194,124 @@ class Chip:
         if values.ndim != 2:
             raise ConfigError(f"weight: array {name!r} needs a matrix [out, in] (got shape {values.shape})")
         outputs, inputs = values.shape
-        placement = mapping.place(outputs, inputs, self.preset.tiles)
-        column_scale = mapping.column_scale(values) if scale is None else scale
-        array = ProgrammedArray(self, Site(self, layer or name, matrix), name, placement, column_scale)
+        column_scale = mapping.full_scale(values, self.preset.mapping.scale) if scale is None else scale
+        site = Site(self, layer or name, matrix)
+        mapping.checked(values, column_scale)  # a weight that cannot be programmed changes nothing
+        array = self._again(name, values.shape, stuck)
+        if array is None:
+            array = self.blank((outputs, inputs), site, name=name, scale=column_scale, stuck=stuck)
+        array.site, array.scale = site, column_scale
         array.reprogram(values)
         array.ranges = ranges
+        self._retired.pop(name, None)
         self.arrays[name] = array
         return array
 
+    def _again(
+        self, name: str, shape: tuple[int, ...], stuck: NDArray[np.float64] | None
+    ) -> ProgrammedArray | None:
+        """The retired cells of that name, if there are any; others than these would forget wear and repeat draws."""
+        array = self._retired.get(name)
+        if array is None:
+            return None
+        if array.placement != self._place(shape) or stuck is not None:
+            held = (array.placement.outputs, array.placement.inputs)
+            raise ConfigError(
+                f"program: the cells of {name!r}, retired on this chip, hold {held} and keep their faults; use another name"
+            )
+        array.compensation, array.backward_ranges = 1.0, None
+        return array
+
+    def _place(self, shape: tuple[int, ...]) -> mapping.Placement:
+        outputs, inputs = shape
+        return mapping.place(outputs, inputs, self.preset.tiles, self.preset.mapping)
+
+    def blank(
+        self,
+        shape: tuple[int, int],
+        site: Site,
+        *,
+        name: str,
+        scale: NDArray[np.float64],
+        stuck: NDArray[np.float64] | None = None,
+    ) -> ProgrammedArray:
+        """Fresh cells for an [outputs, inputs] matrix, not programmed and not among `arrays`."""
+        return ProgrammedArray(self, site, name, self._place(shape), scale, stuck=stuck)
+
+    def retire(self, name: str) -> None:
+        """Give an array's tiles back but remember its cells: a matrix of the same name and shape gets them again.
+
+        They keep their wear and draw new numbers then; their converters have no ranges.
+
+        Raises:
+            ConfigError: there is no such array.
+        """
+        self._retired[name] = self._taken("retire", name)
+
     def remove(self, name: str) -> None:
-        """Give an array's tiles back."""
-        del self.arrays[name]
+        """Give an array's tiles back and forget it; a new one of this name is another array of the same silicon.
+
+        Raises:
+            ConfigError: there is no such array.
+        """
+        self._taken("remove", name)
+
+    def _taken(self, action: str, name: str) -> ProgrammedArray:
+        if name not in self.arrays:
+            raise ConfigError(f"{action}: no array {name!r} on this chip{nearest(name, self.arrays)}")
+        return self.arrays.pop(name)
 
     def advance(self, seconds: float) -> None:
         """Let time pass; conductances relax.
 
         Raises:
-            ConfigError: the time is negative.
+            ConfigError: the time is negative or not finite.
         """
-        if seconds < 0:
-            raise ConfigError(f"advance: seconds must not be negative (got {seconds:g})")
+        if not (isfinite(seconds) and seconds >= 0):
+            raise ConfigError(f"advance: seconds must be finite and not negative (got {seconds:g})")
         self.time += seconds
 
     @property
     def tiles_used(self) -> int:
-        """Tiles that hold arrays."""
-        return sum(a.placement.tiles for a in self.arrays.values())
+        """Physical arrays (tiles) that hold matrices."""
+        return sum(a.placement.arrays for a in self.arrays.values())
 
     @property
     def chips_needed(self) -> int:
         """Chips of the card's tile count that the arrays fill (1 where the card states no count)."""
         count = self.preset.tiles.count
         return ceil(self.tiles_used / count) if count else 1
+
+    def allocation(self) -> list[dict[str, Any]]:
+        """Which cells of which tile hold what: one dict per tile, with the share of its cells in use."""
+        return [
+            {"tile": first + k, **block}
+            for first, array in zip(self._first_tiles(), self.arrays.values(), strict=True)
+            for k, block in enumerate(mapping.blocks(array.name, array.placement, self.preset.tiles))
+        ]
+
+    def _first_tiles(self) -> list[int]:
+        counts = [array.placement.arrays for array in self.arrays.values()]
+        return [sum(counts[:k]) for k in range(len(counts))]
+
+    def refresh(self) -> None:
+        """Bring every array's cells back to what they were asked for, now; booked under phase `refresh`."""
+        for array in self.arrays.values():
+            array.refresh()
+
+    def compensate(self, kind: str) -> None:
+        """Correct what drift has done to the products by digital factors, one per array ("global") or output ("column").
+
+        Each array reads known vectors (booked in phase `calibrate`) and takes the factor that brings the results nearest to those of
+        its target weights in the least-squares sense; "none" takes the factors away.
+
+        Raises:
+            ConfigError: the kind is unknown.
+        """
+        if kind not in compensation.KINDS:
+            raise ConfigError(f"compensate: {kind!r} is unknown{nearest(kind, compensation.KINDS)}")
+        for array in self.arrays.values():
+            array.compensate(kind)
 
     def calibrate(self, model: Any, batches: Iterable[Mapping[str, Any]], **options: Any) -> None:
         """Set converter ranges from data (crossbar_sim.calibration.calibrate)."""
@@ -217,7 +347,9 @@ class Chip:
         """Row number of every vector: the first axis counts samples, the others count positions."""
         samples = lead[0] if lead else 1
         positions = int(np.prod(lead[1:], dtype=np.int64))
-        rows = (self._first_sample + np.arange(samples))[:, None] * ROW_STRIDE + np.arange(positions)
+        rows = (self._first_sample + np.arange(samples))[:, None] * max(ROW_STRIDE, positions) + np.arange(
+            positions
+        )
         return rows.ravel().astype(np.uint32)
 
     def valid_vectors(self, lead: tuple[int, ...]) -> int:

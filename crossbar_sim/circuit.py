@@ -62,7 +62,8 @@ class WeightMapping:
     coding: "one_sided" G+ = max(D, 0), G- = max(-D, 0); "two_sided" G+- = (1 +- D)/2; "offset" one cell, G = (1 + D)/2 (all in
     units of the span above g_min). pair: where the two cells of a pair sit: in neighbouring "columns", in neighbouring
     "rows" driven with +V and -V (NeuRRAM), or in two "arrays". slices: cells of one weight digit each, digit base = levels;
-    `weight_bits` b makes W an integer of b - 1 magnitude bits (offset: b bits), 0: as many as the slices hold.
+    `weight_bits` b makes W an integer of b - 1 magnitude bits ("one_sided"; else b bits), 0: as many as the slices hold. Best when
+    levels^slices is near 2^(b - 1): where the top slice uses few of its levels, its errors weigh more against the weight.
     copies: cells in parallel that hold the same value; the mean of k devices counts. scale: full scale per
     output ("column") or per matrix. split: "equal" fills the fewest tiles evenly, "full" to the brim. offset: the offset is
     subtracted digitally or by a "unit_column" in each tile. spare_columns: outputs per tile kept for repair. remedy: what the
@@ -111,15 +112,20 @@ class WeightMapping:
         """Cells of different sign per weight: 2 for a pair, 1 for offset coding."""
         return 1 if self.coding == "offset" else 2
 
+    @property
+    def largest_integer(self) -> int:
+        """What `weight_bits` b makes of a full-scale weight: 2^(b-1) - 1 ("one_sided") or 2^b - 1; 0 where b is 0."""
+        return int(2 ** (self.weight_bits - (self.coding == "one_sided")) - 1) if self.weight_bits else 0
+
 
 @dataclass(frozen=True)
 class Periphery:
     """Converters around a tile. 0 bits means an ideal converter.
 
-    The DAC makes codes of K levels, K = 2^(dac_bits-1) - 1 (`signed`) or 2^dac_bits - 1; full scale is `read_voltage` (V) for
-    `read_width` (s). `plane_bits` 0 drives a whole level at once; d drives planes of d bits of the code's magnitude, LSB first, one
-    after another. accumulate: planes are added before ("analog", one conversion: acc <- (acc + part)/2^d) or after
-    conversion ("digital"). subtract: the currents of a pair, likewise.
+    The DAC makes codes of K levels, K = 2^(dac_bits-1) - 1 (`signed`) or 2^dac_bits - 1. An unsigned DAC drives negative inputs as 0.
+    Full scale is `read_voltage` (V) for `read_width` (s). `plane_bits` 0 drives a whole level at once; d drives planes of d bits of the
+    code's magnitude, LSB first, one after another. accumulate: planes are added before ("analog", one conversion:
+    acc <- (acc + part)/2^d) or after conversion ("digital"). subtract: the currents of a pair, likewise.
 
     The ADC has 2^adc_bits codes, `columns_per_adc` columns share one. Its range is "calibrated" (Chip.calibrate, or explicit: Ranges) or
     "max" (what full-scale inputs on full-scale cells could give), one per array, slice, tile or column (`adc_scope`).
@@ -175,6 +181,16 @@ class Periphery:
             f"must be 0 to {self.magnitude_bits}, the bits of a code's magnitude (got {self.plane_bits})",
         )
         not_negative(self, "adc_offset", "adc_gain", "column_clip", "read_voltage", "read_width")
+        require(
+            self.adc_gain < 0.15,
+            "Periphery.adc_gain",
+            f"must be below 0.15, so that no ADC inverts (got {self.adc_gain:g})",
+        )
+        require(
+            not self.column_clip or self.adc_bits > 0,
+            "Periphery.column_clip",
+            f"needs an ADC with codes (adc_bits is 0, column_clip {self.column_clip:g}); set adc_bits, or column_clip to 0",
+        )
 
     @property
     def magnitude_bits(self) -> int:

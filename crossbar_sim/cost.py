@@ -1,15 +1,15 @@
 """How many physical events an operation takes: pure functions of shapes and of the chip's description.
 
-Symbols follow docs/definitions.md: a matrix has m outputs and n inputs, a differential pair takes two
-columns, `row_tiles` x `col_tiles` tiles hold it, T = 1 drive phase (the DAC drives a whole level), and one
-conversion is made per output and row tile, because the pair is subtracted before the ADC.
+Symbols follow docs/definitions.md: a matrix has m outputs and n inputs and sits in N_r x N_c tiles.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+
+from crossbar_sim.circuit import Periphery
+from crossbar_sim.mapping import Placement
 
 Counts = Mapping[str, int]
 """Action -> number of events."""
@@ -20,49 +20,6 @@ MASTER_BITS = 32
 """Width of a trained parameter and of its optimiser state."""
 
 
-class Layout(Protocol):
-    """What the counts need to know of a placement."""
-
-    @property
-    def outputs(self) -> int:
-        """Outputs m."""
-        ...
-
-    @property
-    def inputs(self) -> int:
-        """Inputs n."""
-        ...
-
-    @property
-    def row_tiles(self) -> int:
-        """Tiles along the inputs."""
-        ...
-
-    @property
-    def col_tiles(self) -> int:
-        """Tiles along the outputs."""
-        ...
-
-    @property
-    def cols_per_tile(self) -> int:
-        """Outputs of one tile."""
-        ...
-
-
-class Converters(Protocol):
-    """What the counts need to know of the periphery."""
-
-    @property
-    def dac_bits(self) -> int:
-        """Bits of an input code; 0: ideal."""
-        ...
-
-    @property
-    def columns_per_adc(self) -> int:
-        """Columns that share an ADC."""
-        ...
-
-
 @dataclass(frozen=True)
 class Read:
     """Events of products with one placed matrix, and the sequential slots they take."""
@@ -71,27 +28,65 @@ class Read:
     slots: Counts
 
 
-def forward(layout: Layout, converters: Converters, vectors: int) -> Read:
-    """Products of `vectors` input vectors with one placed matrix.
+def read(layout: Placement, converters: Periphery, vectors: int, *, transposed: bool = False) -> Read:
+    """Products of `vectors` vectors with one placed matrix, word lines driven or (`transposed`) bit lines.
 
-    dac_drive = n col_tiles, array_read = 2 m n cells, sample_hold = adc_conversion = shift_add = m row_tiles;
-    the input is read from and the output written to SRAM, the column scale is one multiplication per output.
-    Tiles work in parallel; `columns_per_adc` conversions of a tile are made one after another.
+    T = planes; S slices; q = 2 where the currents of a pair are subtracted after conversion, else 1; c = T where planes are, else 1.
+
+    Forward: dac_drive = T n word lines N_c, sample_hold = adc_conversion = shift_add = c S q m N_r (and N_r N_c unit columns).
+    Transposed: slices share the word lines and are driven one after another: dac_drive = T m bit lines N_r, conversions c S q n N_c.
+    array_read = T cells (a transposed read leaves unit columns out). The input is read from SRAM once per tile that it drives, the output written once; the column scale
+    is one multiplication per output, a range per vector one comparison and one multiplication per input and one multiplication
+    per result, an offset the sum of the inputs and one subtraction per result.
     """
-    m, n = layout.outputs, layout.inputs
-    codes = m * layout.row_tiles * vectors
+    planes, drives = converters.planes, _drives(layout, transposed=transposed)
+    codes = conversions(layout, converters, transposed=transposed)
+    inputs, results = (layout.outputs, layout.inputs) if transposed else (layout.inputs, layout.outputs)
+    fans = layout.row_tiles if transposed else layout.col_tiles
+    own_range = transposed or converters.scaling == "per_vector_absmax"
+    add = own_range * inputs + (layout.signs == 1) * (
+        results if layout.unit and not transposed else inputs + results
+    )
     counts = {
-        "dac_drive": n * layout.col_tiles * vectors,
-        "array_read": 2 * m * n * vectors,
+        "dac_drive": planes * drives,
+        "array_read": planes * (layout.weight_cells if transposed else layout.cells),
         "sample_hold": codes,
         "adc_conversion": codes,
         "shift_add": codes,
-        "sram_read_bit": (converters.dac_bits or WORD_BITS) * n * layout.col_tiles * vectors,
-        "sram_write_bit": WORD_BITS * m * vectors,
-        "digital_mul": m * vectors,
+        "sram_read_bit": (converters.dac_bits or WORD_BITS) * inputs * fans,
+        "sram_write_bit": WORD_BITS * results,
+        "digital_mul": layout.outputs + own_range * (inputs + results),
     }
-    shared = min(converters.columns_per_adc, layout.cols_per_tile)
-    return Read(counts, {"array_read": vectors, "adc_conversion": vectors * shared})
+    if add:
+        counts["digital_add"] = add
+    per_tile = layout.rows_per_tile if transposed else layout.cols_per_tile + layout.unit
+    shared = min(converters.columns_per_adc, per_tile) * codes // _sensed(layout, transposed=transposed)
+    phases = planes * (layout.slices if transposed else 1)
+    slots = {"array_read": phases * vectors, "adc_conversion": shared * vectors}
+    return Read({action: count * vectors for action, count in counts.items()}, slots)
+
+
+def conversions(layout: Placement, converters: Periphery, *, transposed: bool) -> int:
+    """ADC conversions of one product."""
+    accumulated = converters.planes if converters.accumulate == "digital" else 1
+    on_line = layout.pair == ("columns" if transposed else "rows")
+    apart = layout.signs == 2 and not on_line and converters.subtract == "digital"
+    return accumulated * layout.slices * (2 if apart else 1) * _sensed(layout, transposed=transposed)
+
+
+def _sensed(layout: Placement, *, transposed: bool) -> int:
+    """Lines that carry one result of one tile each."""
+    if transposed:
+        return layout.inputs * layout.col_tiles
+    return (layout.outputs + layout.unit * layout.col_tiles) * layout.row_tiles
+
+
+def _drives(layout: Placement, *, transposed: bool) -> int:
+    """Lines driven in one phase, over all slices of a transposed read."""
+    twice = layout.arrays // layout.tiles
+    if transposed:
+        return layout.outputs * layout.bit_lines * layout.row_tiles * twice
+    return layout.inputs * layout.word_lines * layout.col_tiles * twice
 
 
 def dense(outputs: int, inputs: int, vectors: int) -> Counts:

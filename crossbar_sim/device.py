@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crossbar_sim.checks import not_negative, positive, require
+from crossbar_sim.checks import finite, not_negative, positive, require
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Device:
     endurance_decades: float = 0.0
 
     def __post_init__(self) -> None:
+        finite(self, "g_min", "g_max")
         require(self.g_min >= 0, "Device.g_min", f"must not be negative (got {self.g_min:g} S)")
         require(
             self.g_max > self.g_min,
@@ -97,6 +98,8 @@ class Programming:
     rest: float = 1.0
 
     def __post_init__(self) -> None:
+        finite(self, "set_start", "set_end", "reset_start", "reset_end", "verify_voltage", "bottom", "top")
+        not_negative(self, "window_abs", "window_rel")
         require(
             self.window_abs + self.window_rel > 0,
             "Programming.window_abs",
@@ -107,6 +110,15 @@ class Programming:
             "Programming.max_pulses",
             f"must be 1 to 128 (got {self.max_pulses})",
         )
+        for name, start, end in (
+            ("set", self.set_start, self.set_end),
+            ("reset", self.reset_start, self.reset_end),
+        ):
+            require(
+                start <= end,
+                f"Programming.{name}_end",
+                f"must not be below {name}_start (got {end:g} < {start:g})",
+            )
         require(1 <= self.rounds <= 16, "Programming.rounds", f"must be 1 to 16 (got {self.rounds})")
         positive(self, "set_rate", "reset_rate", "slope", "voltage_step", "pulse_width", "verify_width")
         not_negative(self, "max_reversals", "max_end_pulses", "compliance", "rest", "cycle_spread")
@@ -142,6 +154,7 @@ class OpenLoop:
     write_noise: float = 0.0
 
     def __post_init__(self) -> None:
+        finite(self, "set_voltage", "reset_voltage", "bottom", "top")
         positive(self, "set_width", "reset_width")
         for name in ("set_rate", "reset_rate"):
             value = getattr(self, name)
@@ -198,6 +211,7 @@ class Relaxation:
             "Relaxation.times",
             f"must rise and be at least 1 s (got {self.times})",
         )
+        positive(self, "reference")
 
 
 @dataclass(frozen=True)
@@ -254,5 +268,6 @@ class ReadNoise:
     def __post_init__(self) -> None:
         not_negative(self, "constant", "log10_slope", "flicker", "exponent", "cap", "delay")
         positive(self, "read_time", "reference")
+        require(self.read_time <= 1, "ReadNoise.read_time", f"must be at most 1 s (got {self.read_time:g})")
         given = [n for n in ("constant", "log10_slope", "flicker") if getattr(self, n) > 0]
         require(len(given) <= 1, "ReadNoise", f"give one law (got {', '.join(given)})")

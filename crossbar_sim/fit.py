@@ -23,6 +23,7 @@ hfo2_neurram: published (Wan 2022). cmo_hfox: assumed, at the published acceptan
 SIDE = 256
 """The fit programs SIDE x SIDE cells."""
 STEPS = 24
+RATIO_STEPS = 8
 REACH = 64.0
 
 
@@ -30,33 +31,33 @@ REACH = 64.0
 class Response:
     """What programming from HRS to uniformly random levels takes and leaves.
 
-    Mean pulses and mean pulse energy (J) per cell; share of cells accepted; root mean square (S) of the accepted pulsed cells'
-    error about the target.
+    Mean pulses and mean pulse energy (J) per cell; share of cells accepted; root mean square and mean (S) of the accepted
+    pulsed cells' error about the target.
     """
 
     pulses: float
     energy: float
     converged: float
     residual: float
+    offset: float
 
 
 def response(device: Device, programming: Programming, *, side: int = SIDE, seed: int = 0) -> Response:
     """Program side x side cells from HRS to uniformly random levels, pulse by pulse."""
-    kernels, words = get_kernels("auto"), key(seed, "fit")
-    shape = (1, 1, 1, side, side)
+    source, shape = program.Source(get_kernels("auto"), key(seed, "fit"), 0), (1, 1, 1, 1, side, side)
     levels = np.random.default_rng(seed).integers(0, device.levels, shape)
     target = device.g_min + device.span * (levels / (device.levels - 1))
-    strength = program.strengths(shape, device, kernels, words)
+    traits = program.Traits(program.strengths(shape, device, kernels=source.kernels, key=source.key))
     start = np.full(shape, device.g_min)
-    done = program.write_verify(start, target, strength, programming, kernels=kernels, key=words, event=0)
+    done = program.write_verify(start, target, traits, programming, source=source)
     error = done.written - target
-    inside = np.abs(error) <= programming.window_abs + programming.window_rel * target
-    settled = error[inside & (done.pulses > 0)]
+    settled = error[done.accepted & (done.pulses > 0)]
     return Response(
-        float(done.pulses.mean(dtype=np.float64)),
-        (done.set_energy + done.reset_energy) / target.size,
-        float(inside.mean()),
-        float(np.sqrt(np.mean(settled**2))) if settled.size else 0.0,
+        pulses=float(done.pulses.mean(dtype=np.float64)),
+        energy=(done.set_energy + done.reset_energy) / target.size,
+        converged=float(done.accepted.mean()),
+        residual=float(np.sqrt(np.mean(settled**2))) if settled.size else 0.0,
+        offset=float(np.mean(settled)) if settled.size else 0.0,
     )
 
 
@@ -94,6 +95,38 @@ def fit_factor(
     return float((low * high) ** 0.5)
 
 
+def fit_centred(
+    device: Device, programming: Programming, *, pulses: float, side: int = SIDE, seed: int = 0
+) -> Programming:
+    """The response that needs `pulses` in the mean and leaves the accepted cells centred on their targets.
+
+    Two conditions for two rates: bisection of ln(reset_rate/set_rate), with `fit_factor` inside. SET overshoots end at the window's
+    upper edge when RESET steps are small; the stronger RESET is against SET, the lower cells end.
+
+    Raises:
+        ConfigError: no ratio within 1/64 to 64 does.
+    """
+
+    def at(ratio: float) -> Programming:
+        tilted = replace(programming, reset_rate=ratio * programming.reset_rate)
+        return faster(tilted, fit_factor(device, tilted, pulses=pulses, side=side, seed=seed))
+
+    def too_high(ratio: float) -> bool:
+        return response(device, at(ratio), side=side, seed=seed).offset > 0
+
+    low = high = 1.0
+    while not too_high(low):
+        low /= 1.5
+        _within_reach(low, pulses)
+    while too_high(high):
+        high *= 1.5
+        _within_reach(high, pulses)
+    for _ in range(RATIO_STEPS):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if too_high(middle) else (low, middle)
+    return at((low * high) ** 0.5)
+
+
 def _within_reach(factor: float, pulses: float) -> None:
     if not 1 / REACH <= factor <= REACH:
         raise ConfigError(
@@ -102,8 +135,17 @@ def _within_reach(factor: float, pulses: float) -> None:
         )
 
 
-def report(name: str, *, pulses: float | None, window_rel: float | None) -> str:
+def report(
+    name: str,
+    *,
+    pulses: float | None = None,
+    window_rel: float | None = None,
+    centre: bool = False,
+    side: int = SIDE,
+) -> str:
     """Fit a card and say what was found, at the fitted window and at the card's own.
+
+    `centre`: fit the ratio of the rates too, so that cells end centred on their targets.
 
     Raises:
         ConfigError: the card has no write-verify or no levels, or no goal is known for it.
@@ -119,25 +161,31 @@ def report(name: str, *, pulses: float | None, window_rel: float | None) -> str:
     if goal is None:
         raise ConfigError(f"fit: no mean number of pulses is known for card {card.name!r}; give --pulses")
     at = card.programming if window is None else replace(card.programming, window_rel=window)
-    factor = fit_factor(card.device, at, pulses=goal)
-    fitted = faster(card.programming, factor)
+    if centre:
+        fitted = fit_centred(card.device, at, pulses=goal, side=side)
+    else:
+        fitted = faster(at, fit_factor(card.device, at, pulses=goal, side=side))
+    own = replace(fitted, window_rel=card.programming.window_rel)
+    factors = (fitted.set_rate / at.set_rate, fitted.reset_rate / at.reset_rate)
     lines = [
-        f"{card.name}: factor {factor:.4f} on the rates for {goal:g} pulses in the mean",
-        f"set_rate   {fitted.set_rate:.6g}  (+-20 %: {0.8 * fitted.set_rate:.6g} to {1.2 * fitted.set_rate:.6g})",
-        f"reset_rate {fitted.reset_rate:.6g}  (+-20 %: {0.8 * fitted.reset_rate:.6g} to {1.2 * fitted.reset_rate:.6g})",
-        _describe(card.device, faster(at, factor)),
+        f"{card.name}: factors {factors[0]:.4f} and {factors[1]:.4f} on the rates for {goal:g} pulses in the mean",
+        *(
+            f"{side}_rate {rate:.6g}  (+-20 %: {0.8 * rate:.6g} to {1.2 * rate:.6g})"
+            for side, rate in (("set", fitted.set_rate), ("reset", fitted.reset_rate))
+        ),
+        _describe(card.device, fitted, side),
     ]
-    if window is not None and window != card.programming.window_rel:
-        lines.append(_describe(card.device, fitted))
+    if own != fitted:
+        lines.append(_describe(card.device, own, side))
     return "\n".join(lines)
 
 
-def _describe(device: Device, programming: Programming) -> str:
-    r = response(device, programming)
+def _describe(device: Device, programming: Programming, side: int) -> str:
+    r = response(device, programming, side=side)
     window = f"{1e6 * programming.window_abs:g} uS + {100 * programming.window_rel:g} %"
     return (
         f"window {window}: {r.pulses:.3f} pulses, {100 * r.converged:.2f} % converged, "
-        f"residual rms {1e6 * r.residual:.4f} uS, {1e12 * r.energy:.1f} pJ per cell"
+        f"residual rms {1e6 * r.residual:.4f} uS, mean {1e6 * r.offset:.4f} uS, {1e12 * r.energy:.1f} pJ per cell"
     )
 
 
@@ -151,9 +199,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--window-rel", type=float, help="relative acceptance window of that goal, 0.02 = 2 %%"
     )
+    parser.add_argument(
+        "--centre", action="store_true", help="also fit reset_rate/set_rate, so that cells end centred"
+    )
+    parser.add_argument("--side", type=int, default=SIDE, help="program SIDE x SIDE cells")
     chosen = parser.parse_args(arguments)
     try:
-        text = report(chosen.card, pulses=chosen.pulses, window_rel=chosen.window_rel)
+        text = report(
+            chosen.card,
+            pulses=chosen.pulses,
+            window_rel=chosen.window_rel,
+            centre=chosen.centre,
+            side=chosen.side,
+        )
     except CrossbarError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -50,8 +50,8 @@ PHYSICAL = frozenset({"set_pulse", "reset_pulse", "verify_read", "cell_write", "
 
 A cell_write's energy is that of its pulses and verify reads."""
 
-State = tuple[str, int, float]
-"""A state of an array's cells: its name, its version, and the chip's time."""
+State = tuple[str, str]
+"""What was read: the array's name (".T": its transposed read), and a digest of its lines' conductances."""
 
 
 class Key(NamedTuple):
@@ -127,7 +127,7 @@ class Ledger:
             self.joules[key].append(joules)
 
     def book_read(self, key: Key, state: State, squares: NDArray[np.int64], energy: ReadEnergy) -> None:
-        """Add squared DAC codes per word line; a new state of the cells (array, version, time) opens a new entry."""
+        """Add squared DAC codes per word line; other conductances open a new entry."""
         entry = self.reads.get((key, state))
         if entry is None:
             self.reads[key, state] = ReadEnergy(squares.copy(), energy.conductance, energy.unit)

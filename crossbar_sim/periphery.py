@@ -1,42 +1,102 @@
-"""Converters: the signed DAC and the ADC, and how their ranges are set."""
+"""Converters: codes, planes and the ADC, and how their ranges are set."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossbar_sim.errors import CalibrationError
+from crossbar_kernels import AdcRange, AdcTable, Kernels
+from crossbar_sim.circuit import Periphery
+from crossbar_sim.errors import CalibrationError, MappingError
 
 Array = NDArray[np.float64]
+Codes = NDArray[np.signedinteger[Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ranges:
     """Full scales of one array's converters.
 
-    `dac`: the input that drives the largest code. `adc_low`, `adc_high`: the ADC's ends, in units of a
-    full-scale input times a full-scale weight.
+    `dac`: the input that drives the largest code. `adc_low`, `adc_high`: the ADC's ends, in units of a full-scale drive (largest
+    code, or largest digit of a plane that is converted by itself) times a full-scale cell (g_max - g_min): one number,
+    or an array that broadcasts to [slice, sign, tile, column]. Symmetric ends (-a, a) make a mid-rise ADC, which has no code 0.
     """
 
     dac: float
-    adc_low: float
-    adc_high: float
+    adc_low: float | Array
+    adc_high: float | Array
 
     def __post_init__(self) -> None:
         if not (self.dac > 0 and np.isfinite(self.dac)):
             raise CalibrationError(f"Ranges.dac: must be positive and finite (got {self.dac:g})")
-        if not self.adc_low < self.adc_high:
+        if not np.all(np.less(self.adc_low, self.adc_high)):
             raise CalibrationError(
-                f"Ranges.adc_high: must exceed adc_low (got {self.adc_high:g} <= {self.adc_low:g})"
+                f"Ranges.adc_high: must exceed adc_low (got {np.min(self.adc_high):g} <= {np.max(self.adc_low):g})"
             )
 
+    def at(self, slice_: int, sign: int, tiles: int, columns: int) -> tuple[Array, Array]:
+        """The ends at each tile and column, [tiles, columns], or one number each, [1, 1]."""
+        low, high = (np.asarray(end, np.float64) for end in (self.adc_low, self.adc_high))
+        if not low.ndim and not high.ndim:
+            return low.reshape(1, 1), high.reshape(1, 1)
+        low, high = np.broadcast_arrays(low, high)
+        low, high = (end.reshape((1,) * (4 - end.ndim) + end.shape) for end in (low, high))
+        chosen = (end[slice_ if len(end) > 1 else 0] for end in (low, high))
+        low, high = (end[sign if len(end) > 1 else 0] for end in chosen)
+        return tuple(np.broadcast_to(end, (tiles, columns)) for end in (low, high))  # type: ignore[return-value]
 
-def dac_codes(x: Array, full_scale: float, scale: int) -> NDArray[np.int8]:
-    """Signed DAC codes: rint((clip(x/full_scale, -1, 1) + 1) K) - K, half to even, in [-K, K]."""
-    return (np.rint((np.clip(x / full_scale, -1.0, 1.0) + 1.0) * scale) - scale).astype(np.int8)
+
+def finite(x: NDArray[np.floating[Any]], name: str) -> Array:
+    """Vectors [v, n] for the array called `name`, as float64.
+
+    Raises:
+        MappingError: a value is not finite; a DAC has no code for it.
+    """
+    if not np.isfinite(x).all():
+        first = int(np.flatnonzero(~np.isfinite(x).all(axis=1))[0])
+        raise MappingError(
+            f"array {name!r}: inputs hold values that are not finite (vector {first}); the DAC has no code for them"
+        )
+    return x.astype(np.float64)
+
+
+def dac_codes(
+    x: NDArray[np.floating[Any]],
+    full_scale: float | Array,
+    converters: Periphery,
+    kernels: Kernels,
+    *,
+    width: int | None = None,
+) -> Codes:
+    """DAC codes of vectors [v, n], padded with zeros to [v, width] (kernels' `encode` gives the formula).
+
+    Args:
+        x: inputs.
+        full_scale: what the largest code stands for, one number or one per vector.
+        converters: the periphery.
+        kernels: the arithmetic.
+        width: lines to drive; default: n.
+    """
+    return kernels.encode(
+        x,
+        np.broadcast_to(np.reshape(np.asarray(full_scale, np.float64), -1), len(x)),
+        largest=converters.dac_scale,
+        signed=converters.signed,
+        width=x.shape[1] if width is None else width,
+    )
+
+
+def planes(codes: Codes, converters: Periphery) -> list[Codes]:
+    """The digits of the codes' magnitudes with the codes' signs, least significant plane first."""
+    d = converters.plane_bits
+    if not d:
+        return [codes]
+    magnitude, sign = np.abs(codes), np.sign(codes)
+    return [sign * ((magnitude >> (d * k)) & (2**d - 1)) for k in range(converters.planes)]
 
 
 def zero_centred(low: float, high: float, bits: int) -> tuple[float, float]:
@@ -72,3 +132,30 @@ def power_of_two(size: float) -> float:
     if not math.isfinite(size) or size <= 0:
         return 1.0
     return 2.0 ** math.ceil(math.log2(size))
+
+
+def adc_table(low: Array, high: Array, bits: int, *, offset: Array | float, gain: Array | float) -> AdcTable:
+    """Converters on [low, high], each [tiles, columns], with an offset (codes) and a relative gain error.
+
+    A converter with errors sees (1 + gain) a + offset * step and reports codes as if it had none.
+    """
+    top = 2**bits - 1
+    step = (high - low) / top
+    below = -low / step
+    below = np.where(np.abs(below - np.rint(below)) < 1e-9 * top, np.rint(below), below)
+    base = (-below - offset) * step / (1.0 + gain)
+    seen = step / (1.0 + gain)
+    shape = np.broadcast_shapes(base.shape, seen.shape)
+    columns = (base, base + top * seen, base, seen, -below * step, step)
+    return AdcTable(*(np.ascontiguousarray(np.broadcast_to(c, shape), np.float64) for c in columns))
+
+
+def clipped(adc: AdcTable, limit: float) -> AdcTable:
+    """The same converters behind a column that delivers at most `limit` in either direction."""
+    low, high = (np.clip(np.clip(end, -limit, limit), adc.lo, adc.hi) for end in (adc.lo, adc.hi))
+    return adc._replace(lo=low, hi=high)
+
+
+def one_range(low: Array, high: Array, bits: int) -> AdcRange:
+    """One converter for all tiles and columns."""
+    return AdcRange(*adc_codes(float(low[0, 0]), float(high[0, 0]), bits))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import nan
 
 from crossbar_sim.errors import LedgerError
 
@@ -17,6 +18,10 @@ class Price:
     value: float
     source: str
     mark: str
+
+
+IDEAL = "0b"
+"""Precision of a converter that quantises nothing."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,9 @@ class PriceTable:
         return self.energies[name]
 
     def energy(self, action: str, precision: str = "") -> float:
-        """Joules per event."""
+        """Joules per event; NaN for a conversion by an ideal converter (0 bits): not zero, and not known."""
+        if precision == IDEAL:
+            return nan
         return self.price(action, precision).value
 
     def seconds(self, action: str) -> float:

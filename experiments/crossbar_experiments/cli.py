@@ -24,11 +24,32 @@ app.add_typer(presets_app, name="presets")
 app.add_typer(modules_app, name="modules")
 app.add_typer(data_app, name="data")
 
+Directory = Annotated[Path, typer.Argument(help="Folder of an experiment that was run, runs/NAME.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of the run folders.")]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes, one thread each.")]
 INTERRUPTED = 130
 DEFAULT_WORKERS = min(os.cpu_count() or 1, 2)
+SHIPPED = "ablation, demo, demo_quick, results, tuning, yield"
+
+
+def _version(asked: bool) -> None:
+    """Print name and version, and leave."""
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"lorafusion-reram {version('lorafusion-reram')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave."),
+    ] = False,
+) -> None:
+    """Options that stand before a command; `_version` has acted when this is called."""
 
 
 @app.command()
@@ -44,7 +65,7 @@ def demo(
 
 @app.command()
 def run(
-    config: Annotated[str, typer.Argument(help="Name of a shipped configuration, or a .toml file.")],
+    config: Annotated[str, typer.Argument(help=f"A shipped configuration ({SHIPPED}), or a .toml file.")],
     runs: Runs = Path("runs"),
     workers: Workers = DEFAULT_WORKERS,
     as_json: Json = False,
@@ -54,7 +75,7 @@ def run(
 
 
 @app.command()
-def status(directory: Path, as_json: Json = False) -> None:
+def status(directory: Directory, as_json: Json = False) -> None:
     """Which cells of an experiment's folder are finished."""
     from crossbar_experiments import store
 
@@ -65,7 +86,7 @@ def status(directory: Path, as_json: Json = False) -> None:
 
 @app.command()
 def compare(
-    directory: Path,
+    directory: Directory,
     baseline: Annotated[str, typer.Option(help="Method that differences are taken to.")] = "lora",
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     as_json: Json = False,
@@ -84,27 +105,71 @@ def compare(
 
 
 @app.command()
-def report(directory: Path) -> None:
+def ablation(
+    directory: Directory,
+    priced: Annotated[
+        str, typer.Option(help="Method whose cells and energies are shown; default: fusion.")
+    ] = "",
+    config: Annotated[
+        str,
+        typer.Option(
+            help=f"Configuration that gives the order ({SHIPPED}, or a .toml file); default: by name."
+        ),
+    ] = "",
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+    as_json: Json = False,
+) -> None:
+    """One row per chip: the accuracy of every method, and what one of them costs there."""
+    from crossbar_experiments import ablation as beside
+    from crossbar_experiments import store, tables
+    from crossbar_experiments.config import find_config, load_experiment
+    from crossbar_experiments.show import wide_console
+
+    results = store.load(directory)
+    chosen = priced or beside.priced_label(results)
+    order = load_experiment(find_config(config)) if config else None
+    table = beside.side_by_side(
+        tables.compare(results, chosen),
+        priced=chosen,
+        chips=tuple(order.chips) if order else (),
+        labels=tuple(order.methods) if order else (),
+    )
+    columns = beside.columns_of(table, chosen)
+    if as_json:
+        _say(json.loads(table.to_json(orient="records")), "", as_json=True)
+    elif markdown:
+        typer.echo(tables.to_markdown(table, columns))
+    else:
+        tables.print_table(table, columns, wide_console())
+
+
+@app.command()
+def report(directory: Directory) -> None:
     """Write the HTML report of an experiment's folder and print its path."""
     from crossbar_experiments import store
+    from crossbar_experiments.outputs import writing
     from crossbar_experiments.show import write
 
-    typer.echo(write(store.load(directory), directory, title=directory.name, command=_command()))
+    results = store.load(directory)
+    with writing("report", directory):
+        typer.echo(write(results, directory, title=directory.resolve().name, command=_command()))
 
 
 @app.command()
 def export(
-    directory: Path, out: Annotated[Path, typer.Option(help="Folder for the CSV files.")] = Path()
+    directory: Directory, out: Annotated[Path, typer.Option(help="Folder for the CSV files.")] = Path()
 ) -> None:
     """All cells of an experiment as three CSV files: metrics, ledger, predictions."""
     from crossbar_experiments import store
+    from crossbar_experiments.outputs import writing
 
     results = store.load(directory)
-    out.mkdir(parents=True, exist_ok=True)
-    for name in ("metrics", "ledger", "predictions"):
-        path = out / f"{name}.csv"
-        getattr(results, name).to_csv(path, index=False)
-        typer.echo(path)
+    with writing("out", out):
+        out.mkdir(parents=True, exist_ok=True)
+        for name in ("metrics", "ledger", "predictions"):
+            path = out / f"{name}.csv"
+            getattr(results, name).to_csv(path, index=False)
+            typer.echo(path)
 
 
 @app.command()
@@ -151,22 +216,72 @@ def presets_list(as_json: Json = False) -> None:
     from crossbar_sim.presets import preset, presets
 
     titles = {name: preset(name).title for name in presets()}
-    _say(titles, "\n".join(f"{name:16} {title}" for name, title in titles.items()), as_json=as_json)
+    width = max(len(name) for name in titles)
+    _say(titles, "\n".join(f"{name:{width}}  {title}" for name, title in titles.items()), as_json=as_json)
 
 
 @presets_app.command("show")
-def presets_show(name: str, as_json: Json = False) -> None:
-    """Every number of a card with its mark and source."""
-    from crossbar_experiments.show import card_entries
+def presets_show(
+    name: Annotated[
+        str, typer.Argument(help="Name of a card (presets list), or the path of one, my_cells.toml.")
+    ],
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw error, relaxation and pulse response (.svg).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Every number of a card with its unit, mark and source."""
+    from crossbar_experiments.outputs import check_file, writing
+    from crossbar_experiments.show import card_entries, card_text
 
-    entries, title = card_entries(name)
-    width = max(len(entry["entry"]) for entry in entries)
-    lines = [f"{e['entry']:{width}}  {e['value']!s:24} {e['mark']:10} {e['source']}" for e in entries]
-    _say(entries, "\n".join([title, *lines]), as_json=as_json)
+    if plot is not None:
+        check_file("plot", plot, suffix=".svg")
+    _say(card_entries(name)[0], "" if as_json else card_text(name), as_json=as_json)
+    if plot is not None:
+        from crossbar_experiments import figures
+        from crossbar_experiments.card_figures import card_figure
+        from crossbar_sim.presets import preset
+
+        drawn = figures.svg(card_figure(preset(name)))
+        with writing("plot", plot):
+            plot.write_text(drawn, encoding="utf-8")
+        typer.echo(plot, err=True)
+
+
+@presets_app.command("fit")
+def presets_fit(
+    data: Annotated[
+        Path, typer.Argument(help="CSV: target_uS, time_s, measured_uS and, optionally, pulses.")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the card; default: the file's.")] = "",
+    base: Annotated[str, typer.Option(help="Card that states what is not measured.")] = "ideal",
+    out: Annotated[Path | None, typer.Option(help="Where the card goes; default: NAME.toml.")] = None,
+    as_json: Json = False,
+) -> None:
+    """A card from measured conductances: error laws fitted at every time, with the goodness of fit."""
+    from crossbar_experiments.outputs import check_file, writing
+    from crossbar_experiments.show import fit_rows
+    from crossbar_sim.card_fit import fit_card
+    from crossbar_sim.presets import preset
+
+    called = name or data.stem
+    path = out or Path(f"{called}.toml")
+    check_file("out", path, suffix=".toml")
+    found = fit_card(data, name=called, base=base)
+    with writing("out", path):
+        path.write_text(found.text, encoding="utf-8")
+    card = preset(path)
+    rows = fit_rows(found)
+    text = [f"{card.title} -> {path}"]
+    text += ["  ".join(f"{key} {value:g}" for key, value in row.items()) for row in rows]
+    _say({"card": str(path), "pulses": found.pulses, "times": rows}, "\n".join(text), as_json=as_json)
 
 
 @modules_app.command("inspect")
-def modules_inspect(path: Path, as_json: Json = False) -> None:
+def modules_inspect(
+    path: Annotated[Path, typer.Argument(help="A PEFT folder, or a folder of such folders.")],
+    as_json: Json = False,
+) -> None:
     """What a PEFT folder (or a folder of them) adapts."""
     from lorafusion.module import LoraLibrary
 

@@ -14,17 +14,16 @@ import cattrs
 import cattrs.v
 
 from crossbar_experiments.assets import asset
+from crossbar_experiments.chips import ChipConfig, dotted
 from crossbar_experiments.errors import BenchError
 from crossbar_experiments.task_table import TASKS
-from crossbar_sim.chip import BACKWARD_MODES, GRIDS
 from crossbar_sim.errors import CrossbarError, nearest
-from crossbar_sim.presets import Preset, preset
 from lorafusion.errors import LoraFusionError
 from lorafusion.methods import METHODS, Method
 from lorafusion.train import Training
 
 SCHEMA = 1
-NUMERICS = 1
+NUMERICS = 2
 """Version of the numbers a cell gives; a golden test fails when they change without it."""
 
 
@@ -59,28 +58,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class ChipConfig:
-    """A chip: card, seed, and how it is simulated (crossbar_sim.Chip). `age`: seconds since deployment."""
-
-    preset: str = "ideal"
-    seed: int = 0
-    grid: str = "int15"
-    backend: str = "auto"
-    statistical: bool = False
-    backward: str = "nominal"
-    age: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, value, known in (("grid", self.grid, GRIDS), ("backward", self.backward, BACKWARD_MODES)):
-            if value not in known:
-                raise BenchError(f"{name}: {value!r} is unknown{nearest(value, known)}")
-
-    def card(self) -> Preset:
-        """The card itself."""
-        return preset(self.preset)
-
-
-@dataclass(frozen=True)
 class GridConfig:
     """A block of cells: every combination of these."""
 
@@ -108,7 +85,7 @@ class Cell:
 
     def description(self) -> dict[str, Any]:
         """Everything that was asked for, as plain data (cell.toml)."""
-        parts = {name: asdict(getattr(self, name)) for name in ("chip", "model", "pool", "data", "training")}
+        parts = {name: asdict(getattr(self, name)) for name in ("model", "pool", "data", "training")}
         method = {"name": self.method.name, **asdict(self.method)}  # type: ignore[call-overload]
         own = {"experiment": self.experiment, "task": self.task, "label": self.label, "seed": self.seed}
         return {
@@ -117,6 +94,7 @@ class Cell:
             **own,
             "chip_label": self.chip_label,
             "method": method,
+            "chip": self.chip.description(),
             **parts,
         }
 
@@ -182,7 +160,7 @@ def find_config(name_or_path: str) -> Path:
     if path.suffix == ".toml":
         if path.is_file():
             return path
-        raise BenchError(f"config: no file {name_or_path!r}")
+        raise BenchError(f"config: no file {name_or_path!r}{nearest(path.stem, configs())}")
     if name_or_path in configs():
         return asset("configs") / f"{name_or_path}.toml"
     raise BenchError(
@@ -283,6 +261,8 @@ def _converter() -> cattrs.Converter:
     for kind in (str, int, bool):
         converter.register_structure_hook(kind, _exactly(kind))
     converter.register_structure_hook(float, _number)
+    converter.register_structure_hook_func(lambda kind: kind == tuple[str, ...], _names)
+    converter.register_structure_hook_func(lambda kind: kind == Mapping[str, Any], _changes)
     converter.register_structure_hook_func(lambda kind: kind is Method, lambda value, _: value)
     return converter
 
@@ -294,6 +274,20 @@ def _exactly(kind: type[Any]) -> Any:
         return value
 
     return check
+
+
+def _names(value: Any, _: Any) -> tuple[str, ...]:
+    """A list of names; a single text would otherwise be taken letter by letter."""
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"must be a list of names (got {value!r})")
+    return tuple(value)
+
+
+def _changes(value: Any, _: Any) -> dict[str, Any]:
+    """Changes to a card by dotted names; the card itself says which entries and kinds there are."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f'must be a table such as {{ "mapping.copies" = 4 }} (got {value!r})')
+    return dotted(value)
 
 
 def _number(value: Any, _: Any) -> float:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from crossbar_experiments import tasks
-from crossbar_experiments.config import ChipConfig
+from crossbar_experiments.chips import ChipConfig
 from crossbar_experiments.model import Classifier, Tokens, load_classifier
 from crossbar_experiments.task_table import TASKS
 from crossbar_sim.array import ProgrammedArray
@@ -45,6 +46,8 @@ class Deployment:
     modules: int
     arrays: dict[str, ProgrammedArray] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
+    compensations: dict[str, Any] = field(default_factory=dict)
+    """Factors against drift, by array, as they were after deployment."""
 
     def context(self, generator: torch.Generator) -> Context:
         """What a method is attached with."""
@@ -59,15 +62,35 @@ class Deployment:
         """
         chip = self.chip
         chip.arrays = dict(self.arrays)
+        for name, factors in self.compensations.items():
+            self.arrays[name].compensation = factors
         chip.time, chip.event = age, 0
         chip.ledger = self.ledger.copy()
         if not with_pool:
             chip.ledger.drop(task=DEPLOY_POOL)
 
+    def wait(self, config: ChipConfig) -> None:
+        """Let time pass between the training and the test, where the configuration asks for it."""
+        if config.evaluate_age is not None:
+            self.chip.advance(config.evaluate_age - self.chip.time)
+            self.chip.compensate(config.compensation)
+
+    def kept(self, *, with_pool: bool) -> list[ProgrammedArray]:
+        """The arrays of the base model, and of the pool."""
+        pool = self.pool_names()
+        return [array for name, array in self.arrays.items() if with_pool or name not in pool]
+
+    def pool_names(self) -> set[str]:
+        """Names of the pool's arrays."""
+        return {p.array.name for pool in self.pool.values() for p in (pool.a, pool.b)}  # type: ignore[union-attr,misc]
+
     def cells(self, *, with_pool: bool) -> int:
         """Cells in use after deployment."""
-        pool = {p.array.name for pool in self.pool.values() for p in (pool.a, pool.b)}  # type: ignore[union-attr]
-        return sum(a.placement.cells for n, a in self.arrays.items() if with_pool or n not in pool)
+        return sum(array.placement.cells for array in self.kept(with_pool=with_pool))
+
+    def tiles(self, *, with_pool: bool) -> int:
+        """Tiles (physical arrays) in use after deployment."""
+        return sum(array.placement.arrays for array in self.kept(with_pool=with_pool))
 
 
 def deploy(config: ChipConfig, folder: Path, library: LoraLibrary, *, max_tokens: int) -> Deployment:
@@ -83,14 +106,7 @@ def deploy(config: ChipConfig, folder: Path, library: LoraLibrary, *, max_tokens
         n for n in adapted_layers(encoder, architecture("minilm-l6").targets) if n in library.layers
     )
     weights = {name: nominal_weight(get_layer(encoder, name)).clone() for name in layers}
-    chip = Chip(
-        config.card(),
-        backend=config.backend,
-        seed=config.seed,
-        grid=config.grid,
-        statistical=config.statistical,
-        backward=config.backward,
-    )
+    chip = make_chip(config)
     texts = calibration_texts(classifier)
     with chip.ledger.scope(task=DEPLOY_BASE, phase="deploy"):
         convert(encoder, chip, where=adapted_layers(encoder, architecture("minilm-l6").targets))
@@ -101,8 +117,36 @@ def deploy(config: ChipConfig, folder: Path, library: LoraLibrary, *, max_tokens
         fused = FusionConfig(magnitude="off").attach(encoder, deployment.context(torch.Generator()))
         calibrate(classifier, chip, texts)
         fused.detach()
-    deployment.arrays, deployment.ledger = dict(chip.arrays), chip.ledger.copy()
+    deployment.arrays = dict(chip.arrays)
+    if config.age:
+        _grow_old(deployment, config)
+    deployment.ledger = chip.ledger.copy()
+    deployment.compensations = {name: array.compensation for name, array in chip.arrays.items()}
     return deployment
+
+
+def _grow_old(deployment: Deployment, config: ChipConfig) -> None:
+    """Let the deployed chip age; then refresh and compensate what is asked for, base and pool booked apart."""
+    chip, pool = deployment.chip, deployment.pool_names()
+    chip.advance(config.age)
+    for name, array in deployment.arrays.items():
+        with chip.ledger.scope(task=DEPLOY_POOL if name in pool else DEPLOY_BASE):
+            if config.refresh:
+                array.refresh()
+            array.compensate(config.compensation)
+
+
+def make_chip(config: ChipConfig) -> Chip:
+    """An empty chip."""
+    return Chip(
+        config.card(),
+        backend=config.backend,
+        seed=config.seed,
+        grid=config.grid,
+        statistical=config.statistical,
+        backward=config.backward,
+        ir_drop=config.ir_drop,
+    )
 
 
 def _program_pool(deployment: Deployment, library: LoraLibrary) -> None:

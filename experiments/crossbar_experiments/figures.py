@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PANELS = (("task_energy_J", "All energy of a task"), ("write_energy_J", "Writing cells only"))
 APART = ("deploy", "eval")
 """Phases that are not part of learning a task: paid once, and inference."""
+MOST_CHIPS = 4
+"""Chips that a scatter can tell apart; results of more are drawn chip by chip."""
 LABEL_GAP = 0.062
 """Smallest distance of two labels, in axes heights."""
 
@@ -45,6 +47,31 @@ def energy_against_accuracy(table: pd.DataFrame) -> Figure:
         axes[0].set_ylabel("accuracy, mean of the tasks, %")
         if len(chips) > 1:
             _chip_legend(figure, chips)
+    return figure
+
+
+def accuracy_by_chip(table: pd.DataFrame) -> Figure:
+    """Accuracy (%) of every label, one line per chip and one mark per label.
+
+    Args:
+        table: what `tables.compare` makes; the chips stand in the order of their first rows.
+    """
+    from matplotlib.figure import Figure
+
+    chips = list(dict.fromkeys(table["chip"]))
+    labels = sorted(set(table["label"]))
+    with style.applied():
+        figure = Figure(figsize=(10.5, 1.4 + 0.3 * len(chips)))
+        ax = figure.subplots()
+        for number, label in enumerate(labels):
+            rows = table[table["label"] == label]
+            heights = [chips.index(chip) for chip in rows["chip"]]
+            marker, colour = (styles[number % len(styles)] for styles in (style.MARKERS, style.CYCLE))
+            ax.plot(rows["accuracy"], heights, marker, color=colour, label=label, markersize=7)
+        ax.set_yticks(range(len(chips)), chips)
+        ax.set_ylim(len(chips) - 0.5, -0.5)
+        ax.set_xlabel("accuracy, mean of the tasks, %")
+        figure.legend(loc="outside upper right", ncols=len(labels))
     return figure
 
 

@@ -40,6 +40,8 @@ METRICS: Schema = {
     "trainable_fraction_of_lora": float,
     "modules": int,
     "cells_deployed": float,
+    "tiles_deployed": float,
+    "chips_needed": float,
     "cells_rewritten": float,
     "deploy_energy_J": float,
     "write_energy_J": float,

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crossbar_experiments import figures, style, tables
+from crossbar_experiments import ablation, figures, style, tables
+from crossbar_experiments.chips import ChipConfig
 from crossbar_experiments.errors import BenchError
 from crossbar_experiments.paired import Difference, paired_difference
 from crossbar_experiments.store import StoreError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from crossbar_experiments.store import Results
 
@@ -145,9 +147,10 @@ def render(
     baseline = strongest_lora(results)
     table = tables.compare(results, baseline)
     runs = results.metrics[["cell", "chip", "label", "task"]]
+    by_task = tables.task_table(results)
     ledger = results.ledger.merge(runs, on="cell", suffixes=("", "_of_run"))
     own = ledger[ledger["task"] == ledger["task_of_run"]]
-    drawn = {"scatter": figures.energy_against_accuracy(table), "phases": figures.energy_by_phase(own)}
+    drawn = {"scatter": overview(table), "phases": figures.energy_by_phase(own)}
     loader = PackageLoader("crossbar_experiments", "templates")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.get_template("report.html.jinja").render(
@@ -156,8 +159,11 @@ def render(
         baseline=baseline,
         goal=goal,
         claims=claims(results, table, goal=goal),
-        main=_block(table),
-        tasks=_block(tables.task_table(results)),
+        many_chips=table["chip"].nunique() > figures.MOST_CHIPS,
+        main=_block(table, tables.columns_of(table)),
+        chips=_chips(results.settings()),
+        beside=_beside(results, table),
+        tasks=_block(by_task, tables.columns_of(by_task)),
         pivot=_pivot(table, results.metrics),
         figures={name: Markup(figures.svg(f, prefix=f"{name}-")) for name, f in drawn.items()},
         ledger=_ledger_totals(ledger),
@@ -182,9 +188,39 @@ def strongest_lora(results: Results) -> str:
     return str(means.idxmax())
 
 
-def _block(table: pd.DataFrame) -> dict[str, Any]:
+def overview(table: pd.DataFrame) -> Figure:
+    """Accuracy against energy; chip by chip where a scatter would hold too many."""
+    if table["chip"].nunique() > figures.MOST_CHIPS:
+        return figures.accuracy_by_chip(table)
+    return figures.energy_against_accuracy(table)
+
+
+def _beside(results: Results, table: pd.DataFrame) -> dict[str, Any] | None:
+    """The chips side by side, where there are several."""
+    if table["chip"].nunique() < 2:
+        return None
+    priced = ablation.priced_label(results)
+    frame = ablation.side_by_side(table, priced=priced)
+    return {"priced": priced, **_block(frame, ablation.columns_of(frame, priced))}
+
+
+def _chips(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A row per chip with everything in which chips can differ."""
+    names = [f.name for f in fields(ChipConfig)]
+    rows = [[label, *(_setting(chip, name) for name in names)] for label, chip in settings.items()]
+    return {"names": names, "rows": sorted(rows)}
+
+
+def _setting(chip: Mapping[str, Any], name: str) -> str:
+    if name == "effects" and name not in chip:
+        return "all" if chip.get("ir_drop") else "all but ir_drop"
+    if name == "effects" and not chip[name]:
+        return "none"
+    return _shown(chip.get(name))
+
+
+def _block(table: pd.DataFrame, columns: Sequence[tables.Column]) -> dict[str, Any]:
     """A table for the template: widths of the groups, columns, and rows of (text, sort key, column)."""
-    columns = tables.columns_of(table)
     spans: list[list[Any]] = []
     for column in columns:
         if spans and spans[-1][0] == column.group:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
-from math import fsum
+from math import ceil, fsum
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 
 from crossbar_experiments import store, tasks
 from crossbar_experiments.assets import asset
-from crossbar_experiments.config import Cell, ChipConfig, ModelConfig, PoolConfig
+from crossbar_experiments.chips import ChipConfig
+from crossbar_experiments.config import Cell, ModelConfig, PoolConfig
 from crossbar_experiments.deploy import DEPLOY_BASE, DEPLOY_POOL, Deployment, calibrate, deploy
 from crossbar_experiments.errors import BenchError
 from crossbar_experiments.model import Tokens, minilm_folder, weights_digest
@@ -143,6 +144,7 @@ def adapt(cell: Cell, deployment: Deployment, log: Callable[..., None], progress
         adaptation = cell.method.attach(classifier.encoder, deployment.context(generator))
         try:
             _train(cell, deployment, adaptation, given, log, progress)
+            deployment.wait(cell.chip)
             predicted = _evaluate(deployment, held, progress)
             state = adaptation.state()
         finally:
@@ -233,7 +235,7 @@ def _costs(cell: Cell, deployment: Deployment, rows: list[dict[str, Any]]) -> di
     card = deployment.chip.preset
     write_time = fsum(r["time_s"] for r in writing if r["action"] in WRITE_ACTIONS)
     return {
-        "cells_deployed": deployment.cells(with_pool=cell.method.needs_pool),
+        **_space(deployment, with_pool=cell.method.needs_pool),
         "cells_rewritten": sum(r["count"] for r in adapting if r["action"] == "cell_write"),
         "deploy_energy_J": _known(_energy(deployed), card),
         "write_energy_J": _known(_energy(writing), card),
@@ -242,6 +244,17 @@ def _costs(cell: Cell, deployment: Deployment, rows: list[dict[str, Any]]) -> di
         "write_time_s": _known(write_time, card),
         "peak_wear_cycles": _peak_wear(deployment.chip),
         "assumed_share": assumed_share(adapting, card),
+    }
+
+
+def _space(deployment: Deployment, *, with_pool: bool) -> dict[str, int]:
+    """Cells, tiles and chips that hold what is deployed."""
+    tiles, count = deployment.tiles(with_pool=with_pool), deployment.chip.preset.tiles.count
+    chips = ceil(tiles / count) if count else 1
+    return {
+        "cells_deployed": deployment.cells(with_pool=with_pool),
+        "tiles_deployed": tiles,
+        "chips_needed": chips,
     }
 
 
@@ -259,8 +272,9 @@ def _energy(rows: list[dict[str, Any]]) -> float:
 
 
 def _known(value: float, card: Preset) -> float:
-    """An energy or a time, NaN where the card states no prices: not zero, and not known."""
-    return float("nan") if card.prices is None else value
+    """An energy or a time, NaN where the card states no prices or no law of writing: not zero, and not known."""
+    writes = card.programming is not None or card.open_loop is not None
+    return value if writes and card.prices is not None else float("nan")
 
 
 def _peak_wear(chip: Chip) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -19,14 +20,17 @@ from crossbar_experiments.report import strongest_lora, write_report
 from crossbar_experiments.run import identity
 from crossbar_experiments.workers import run_cells
 
+if TYPE_CHECKING:
+    from crossbar_sim.card_fit import CardFit
+
 WIDTH = 126
 """Columns that the comparison needs; a narrower terminal wraps."""
 GOAL = -0.19
 """Points of accuracy that fusion may lose to LoRA (the published drop)."""
 NOT_MODELLED = (
-    "IR drop in the wires, stuck cells, endurance as a distribution, bit slices, input planes",
+    "wires between tiles, drivers and settling in time; wires inside tiles too where a chip's settings say ir_drop False",
+    "temperature, read disturb, and retention after a card's last published time (held from there on)",
     "attention products, softmax, normalisation and activation functions: digital, the same for every method, not booked",
-    "the transposed read: backward products are digital, with nominal weights from DRAM (the largest energy of a task)",
     "time of digital work: only pulses, reads and conversions take time here",
     "technology scaling: converters are 32 nm, digital logic 45 nm, as published",
 )
@@ -86,7 +90,8 @@ def write(results: store.Results, directory: Path, *, title: str, command: str) 
     if table["task_energy_J"].notna().any():
         figure = figures.svg(figures.energy_against_accuracy(table))
         (directory / "energy_against_accuracy.svg").write_text(figure, encoding="utf-8")
-    sources = [entry for chip in sorted(set(results.metrics["chip"])) for entry in _sources(chip)]
+    cards = sorted({str(chip["preset"]) for chip in results.chips.values()})
+    sources = [entry for card in cards for entry in _sources(card)]
     return write_report(
         results,
         directory / "report.html",
@@ -129,7 +134,8 @@ def _sources(chip: str) -> list[dict[str, Any]]:
 
 
 def card_entries(name: str) -> tuple[list[dict[str, Any]], str]:
-    """Every number of a card and of its price table, with mark and source; and the card's title."""
+    """Every number of a card and of its price table, with unit, mark and source; and the card's title."""
+    from crossbar_sim.card_units import unit
     from crossbar_sim.presets import preset
 
     card = preset(name)
@@ -139,13 +145,59 @@ def card_entries(name: str) -> tuple[list[dict[str, Any]], str]:
         value = getattr(getattr(card, section), entry)
         source = card.sources[origin.source]
         entries.append(
-            {"entry": path, "value": value, "mark": origin.mark, "source": source, "low": origin.low,
+            {"entry": path, "value": value, "unit": unit(path), "mark": origin.mark, "source": source, "low": origin.low,
              "high": origin.high, "note": origin.note}
         )  # fmt: skip
     if card.prices is not None:
         for action, price in card.prices.energies.items():
             entries.append(
-                {"entry": f"price.{action}", "value": price.value, "mark": price.mark, "source": price.source,
-                 "low": None, "high": None, "note": ""}
+                {"entry": f"price.{action}", "value": price.value, "unit": unit(f"price.{action}"), "mark": price.mark,
+                 "source": price.source, "low": None, "high": None, "note": ""}
             )  # fmt: skip
     return entries, card.title
+
+
+def card_text(name: str) -> str:
+    """A card for reading: one number per line with unit, mark, bounds, source and note."""
+    entries, title = card_entries(name)
+    width = max(len(entry["entry"]) for entry in entries)
+    lines = [title]
+    for e in entries:
+        value = f"{e['value']!s} {e['unit']}".strip()
+        bounds = "" if e["low"] is None else f" ({e['low']} to {e['high']})"
+        note = f"; {e['note']}" if e["note"] else ""
+        lines.append(f"{e['entry']:{width}}  {value:24} {e['mark'] + bounds:10} {e['source']}{note}")
+    return "\n".join([*lines, f"Entries not listed have their defaults: {', '.join(_defaults(name))}"])
+
+
+def _defaults(name: str) -> list[str]:
+    """What a card does not state: "section.entry value unit", or that a whole section is absent."""
+    from crossbar_sim.card_file import SECTIONS
+    from crossbar_sim.card_units import unit
+    from crossbar_sim.presets import preset
+
+    card = preset(name)
+    parts = {section: getattr(card, section) for section in SECTIONS}
+    return [
+        f"{path} {getattr(part, entry.name)} {unit(path)}".strip()
+        for section, part in parts.items()
+        if part is not None
+        for entry in fields(part)
+        if (path := f"{section}.{entry.name}") not in card.provenance
+    ] + [f"no {section}" for section in (*SECTIONS, "prices") if getattr(card, section) is None]
+
+
+def fit_rows(found: CardFit) -> list[dict[str, float]]:
+    """Goodness of fit of a card from measurements, one row per time; the fields are those of `ErrorLaw`, in uS."""
+    return [
+        {
+            "time_s": law.time,
+            "readings": law.n,
+            "misfit_uS": 1e6 * law.misfit,
+            "chance_uS": 1e6 * law.expected,
+            "ks": law.ks,
+            "p": law.p,
+            "clipped": law.clipped,
+        }
+        for law in found.laws
+    ]

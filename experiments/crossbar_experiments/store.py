@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ class Results:
         ledger: priced entries of every cell.
         predictions: one row per cell and test text.
         environments: what each cell ran on, by cell.
+        chips: the settings of each cell's chip, by cell.
         rejected: folders left out, because they are unfinished or do not match their digests.
     """
 
@@ -51,6 +53,7 @@ class Results:
     predictions: pd.DataFrame
     environments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     rejected: tuple[str, ...] = ()
+    chips: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def only(self, cells: Iterable[str]) -> Results:
         """The results of some cells; an experiment's folder may hold cells of an earlier configuration."""
@@ -59,10 +62,25 @@ class Results:
         def kept(frame: pd.DataFrame) -> pd.DataFrame:
             return frame[frame["cell"].isin(wanted)].reset_index(drop=True)
 
-        environments = {cell: e for cell, e in self.environments.items() if cell in wanted}
+        def named(table: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+            return {cell: entry for cell, entry in table.items() if cell in wanted}
+
         return Results(
-            kept(self.metrics), kept(self.ledger), kept(self.predictions), environments, self.rejected
+            kept(self.metrics),
+            kept(self.ledger),
+            kept(self.predictions),
+            named(self.environments),
+            self.rejected,
+            named(self.chips),
         )
+
+    def settings(self) -> dict[str, Mapping[str, Any]]:
+        """The settings of every chip, by the chip's label; those of its first cell where seeds differ."""
+        found: dict[str, Mapping[str, Any]] = {}
+        for cell, chip in zip(self.metrics["cell"], self.metrics["chip"], strict=True):
+            if cell in self.chips:
+                found.setdefault(str(chip), self.chips[cell])
+        return found
 
 
 @dataclass(frozen=True)
@@ -170,14 +188,15 @@ def load(directory: str | Path) -> Results:
     folders = [p for p in folders if not _ASIDE.search(p.name)]
     cells = [p for p in folders if is_sealed(p)]
     if not cells:
-        raise StoreError(f"load: no finished cell in {directory}; run the experiment first")
+        raise StoreError(f"load: no finished cell in {directory}{_inside(directory)}")
     frames = {
         name: pd.concat([_frame(cell, name, schema) for cell in cells], ignore_index=True)
         for name, schema in (("metrics", METRICS), ("ledger", LEDGER), ("predictions", PREDICTIONS))
     }
     environments = {p.name: json.loads((p / "environment.json").read_text(encoding="utf-8")) for p in cells}
+    chips = {p.name: tomllib.loads((p / "cell.toml").read_text("utf-8")).get("chip", {}) for p in cells}
     rejected = tuple(p.name for p in folders if p not in cells)
-    return Results(**frames, environments=environments, rejected=rejected)
+    return Results(**frames, environments=environments, rejected=rejected, chips=chips)
 
 
 def _frame(cell: Path, name: str, schema: Schema) -> pd.DataFrame:
@@ -202,9 +221,35 @@ def _cell_path(root: str | Path, experiment: str, cell_id: str) -> Path:
 
 
 def _neighbours(directory: Path) -> str:
-    if not directory.parent.is_dir():
-        return f"; {directory.parent} is missing too"
-    return nearest(directory.name, (p.name for p in directory.parent.iterdir() if p.is_dir()))
+    """The tail of an error about a folder that is missing."""
+    found = _experiments(directory.parent)
+    if not found:
+        return "; run the experiment first, or give the folder of a run (runs/NAME)"
+    return nearest(directory.name, (path.name for path in found))
+
+
+def _inside(directory: Path) -> str:
+    """The tail of an error about a folder without finished cells."""
+    found = _experiments(directory)
+    if not found:
+        return "; run the experiment first"
+    return f"; give one of the folders in it: {', '.join(map(str, found))}"
+
+
+def _experiments(root: Path) -> list[Path]:
+    """Folders in `root` that hold sealed cells, hence are ours; none where it cannot be read."""
+    try:
+        return sorted(path for path in root.iterdir() if path.is_dir() and _holds_cells(path))
+    except OSError:
+        return []
+
+
+def _holds_cells(folder: Path) -> bool:
+    """Whether any cell here is sealed; digests are not checked."""
+    try:
+        return any((cell / SEAL).is_file() for cell in folder.iterdir())
+    except OSError:  # another user's folder
+        return False
 
 
 def _csv(table: str, schema: Schema, rows: Iterable[Mapping[str, Any]]) -> str:

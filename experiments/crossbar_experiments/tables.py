@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from crossbar_experiments.paired import REPLICATE, check_label, one_cell_per_run, paired_difference
@@ -26,6 +26,8 @@ MEANS = (
     "trainable_fraction_of_lora",
     "modules",
     "cells_deployed",
+    "tiles_deployed",
+    "chips_needed",
     "deploy_energy_J",
     "cells_rewritten",
     "write_energy_J",
@@ -98,7 +100,7 @@ def _summary(group: pd.DataFrame) -> dict[str, Any]:
     accuracy = _mean(group, "accuracy")
     first = group.iloc[0]
     return {
-        **{name: first[name] for name in ("chip", "label", "method", "placement")},
+        **{name: first[name] for name in ("chip", "backward", "label", "method", "placement")},
         "tasks": group["task"].nunique(),
         "seeds": len(group[REPLICATE].drop_duplicates()),
         "accuracy": 100.0 * accuracy,
@@ -202,12 +204,23 @@ def _column(name: str, title: str, group: str, text: Callable[[Any], str]) -> Co
     return Column(name, title, group, lambda row: text(row[name]), numeric=text is not str)
 
 
+def percent_column(name: str, title: str, group: str) -> Column:
+    """A column of percentages."""
+    return _column(name, title, group, _percent)
+
+
+def regrouped(column: Column, group: str) -> Column:
+    """The column under a group of its own: "deploy: cells" becomes the column "deploy cells" of `group`."""
+    return replace(column, title=f"{column.group} {column.title}".strip(), group=group)
+
+
 def _energy(name: str, title: str, group: str) -> Column:
     return _column(name, title, group, lambda value: engineering(value, "J"))
 
 
 COLUMNS = (
     _column("chip", "chip", "", str),
+    _column("backward", "backward", "", str),
     _column("stratum", "stratum", "", str),
     _column("task", "task", "", str),
     _column("label", "method", "", str),
@@ -223,6 +236,8 @@ COLUMNS = (
     ),
     _column("trainable", "trained", "", count),
     _column("cells_deployed", "cells", "deploy", count),
+    _column("tiles_deployed", "tiles", "deploy", count),
+    _column("chips_needed", "chips", "deploy", count),
     _energy("deploy_energy_J", "energy", "deploy"),
     _column("cells_rewritten", "cells written", "per task", count),
     _energy("write_energy_J", "writes", "per task"),
@@ -240,8 +255,20 @@ COLUMNS = (
 )
 
 
-ASIDE = frozenset({"chip", "tasks", "sd", "cells_deployed", "digital_words", "assumed_share"})
-"""Columns for which a terminal has no room; the chip is the table's title."""
+ASIDE = frozenset(
+    {
+        "chip",
+        "backward",
+        "tasks",
+        "sd",
+        "cells_deployed",
+        "tiles_deployed",
+        "chips_needed",
+        "digital_words",
+        "assumed_share",
+    }
+)
+"""Columns for which a terminal has no room; the chip and its backward mode are the table's title."""
 
 
 def columns_of(table: pd.DataFrame) -> tuple[Column, ...]:
@@ -255,9 +282,9 @@ def rows_of(table: pd.DataFrame) -> list[Row]:
     return list(table.to_dict("records"))
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-    """The table in Markdown; the groups deploy and per task stand in the headings."""
-    columns = columns_of(table)
+def to_markdown(table: pd.DataFrame, columns: Sequence[Column] | None = None) -> str:
+    """The table in Markdown; the groups deploy and per task stand in the headings. `columns`: default columns_of(table)."""
+    columns = columns_of(table) if columns is None else columns
     lines = [
         [_plain(column.heading) for column in columns],
         ["---:" if column.numeric else "---" for column in columns],
@@ -275,16 +302,23 @@ def _plain(text: str) -> str:
 
 def print_rich(table: pd.DataFrame, console: Console) -> None:
     """Print one terminal table per chip, without the columns of ASIDE."""
+    for chip, part in table.groupby("chip"):
+        title = f"{chip}, backward: {', '.join(part['backward'].unique())}"
+        print_table(part, [c for c in columns_of(part) if c.name not in ASIDE], console, title=title)
+
+
+def print_table(table: pd.DataFrame, columns: Sequence[Column], console: Console, *, title: str = "") -> None:
+    """Print one terminal table with these columns."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    for chip, part in table.groupby("chip"):
-        columns = [column for column in columns_of(part) if column.name not in ASIDE]
-        shown = Table(title=Text(str(chip)), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0))
-        for column in columns:
-            title = Text("\n".join(filter(None, (column.group, *column.title.split(" ", 1)))))
-            shown.add_column(title, justify="right" if column.numeric else "left", no_wrap=column.numeric)
-        for row in rows_of(part):
-            shown.add_row(*(Text(column.text(row)) for column in columns))
-        console.print(shown)
+    shown = Table(
+        title=Text(title) if title else None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0)
+    )
+    for column in columns:
+        heading = Text("\n".join(filter(None, (column.group, *column.title.split(" ", 1)))))
+        shown.add_column(heading, justify="right" if column.numeric else "left", no_wrap=column.numeric)
+    for row in rows_of(table):
+        shown.add_row(*(Text(column.text(row)) for column in columns))
+    console.print(shown)

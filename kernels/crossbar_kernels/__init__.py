@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from crossbar_kernels.outcomes import ArrayDraws, Outcomes, Settled
 from crossbar_kernels.philox import Purpose, stream
-from crossbar_kernels.pulses import Draws, PulseResult, PulseTrain
+from crossbar_kernels.pulses import Bounds, Draws, OpenResult, OpenTrain, PulseResult, PulseTrain
 
 __all__ = [
     "NUMERICS",
@@ -121,17 +122,50 @@ class Kernels(Protocol):
     ) -> NDArray[np.float64]:
         """Product of inputs [batch, tiles * rows] (int8 codes or float64) with `prepared`: [batch, cols]."""
 
+    def encode(
+        self, x: NDArray[Any], full_scale: NDArray[np.float64], *, largest: int, signed: bool, width: int
+    ) -> NDArray[Any]:
+        """Integer codes [batch, width] of numbers [batch, n], full scale per row."""
+
+    def sum_squares(self, codes: NDArray[Any]) -> NDArray[np.int64]:
+        """Sum over the batch of squared codes [batch, width]."""
+
     def write_verify(
         self,
         start: NDArray[np.float64],
         target: NDArray[np.float64],
         tolerance: NDArray[np.float64],
         strength: NDArray[np.float64],
+        bounds: Bounds | None = None,
         *,
         train: PulseTrain,
         draws: Draws,
     ) -> PulseResult:
-        """Pulse every element [rows, cols] towards its target."""
+        """Pulse every element [rows, cols] towards its target, with a check after each pulse."""
+
+    def apply_pulses(
+        self,
+        start: NDArray[np.float64],
+        pulses: NDArray[np.int16],
+        strength: NDArray[np.float64],
+        bounds: Bounds,
+        *,
+        train: OpenTrain,
+        draws: Draws,
+    ) -> OpenResult:
+        """Give every element [rows, cols] its counted pulses, without looking."""
+
+    def settle(
+        self,
+        start: NDArray[np.float64],
+        target: NDArray[np.float64],
+        stuck: NDArray[np.bool_] | None = None,
+        bounds: Bounds | None = None,
+        *,
+        table: Outcomes,
+        draws: ArrayDraws,
+    ) -> Settled:
+        """Bring elements [arrays, rows, cols] that are outside their window near their targets, by drawn outcomes."""
 
 
 def available() -> tuple[str, ...]:

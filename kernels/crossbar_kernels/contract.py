@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossbar_kernels import AdcRange, AdcTable, Kernels, NoiseStream, reference
+from crossbar_kernels.contract_pulses import check_writes
 from crossbar_kernels.philox import Purpose
 
 RELATIVE = 1e-12
@@ -157,13 +158,34 @@ def check_normals(backend: Kernels) -> None:
         assert np.array_equal(got, expected), f"normals [{count}, {cols}]: other bits"
 
 
+def check_codes(backend: Kernels) -> None:
+    """Assert that `backend` encodes as the reference does, bit for bit."""
+    random = np.random.default_rng(0)
+    for dtype in (np.float32, np.float64):
+        x = (2 * random.normal(size=(300, 65))).astype(dtype)
+        x[0, :4] = 0.0, 0.5, -0.5, 9.0
+        scale = random.uniform(0.5, 2, len(x))
+        scale[0] = 1.0
+        for largest, signed in ((127, True), (7, True), (1, False), (127, False), (255, False)):
+            expected, got = (
+                k.encode(x, scale, largest=largest, signed=signed, width=70) for k in (reference, backend)
+            )
+            how = f"with K = {largest}, signed {signed}"
+            assert got.dtype == expected.dtype, f"encode: {got.dtype}, not {expected.dtype}"
+            assert np.array_equal(got, expected), f"encode {how}: other codes"
+            squares = backend.sum_squares(expected)
+            assert np.array_equal(squares, reference.sum_squares(expected)), f"sum_squares {how}: differs"
+
+
 def certify(backend: Kernels) -> None:
-    """Assert that `backend` keeps the contract: every case of the table, and the random numbers.
+    """Assert that `backend` keeps the contract: every case of the table, the random numbers, and the writes.
 
     Raises:
         AssertionError: it does not; the message says where.
     """
     assert backend.NUMERICS == reference.NUMERICS, "NUMERICS: not the reference's version"
     check_normals(backend)
+    check_codes(backend)
+    check_writes(backend)
     for case in CASES:
         check(backend, case)

@@ -15,13 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossbar_kernels import NUMERICS, AdcRange, AdcTable, NoiseStream
+from crossbar_kernels.codes_numba import encode, sum_squares
+from crossbar_kernels.outcomes_numba import settle
 from crossbar_kernels.philox_numba import compiled, fill_normals
-from crossbar_kernels.pulses import Draws, PulseResult, PulseTrain
-from crossbar_kernels.pulses_numba import Numbers, Words, pulse_rows
-from crossbar_kernels.reference import check_inputs, check_weights
+from crossbar_kernels.pulses_numba import apply_pulses, write_verify
+from crossbar_kernels.reference import check_inputs, check_table, check_weights
 from crossbar_kernels.threads import share_rows, torch_or_none
 
-__all__ = ["NUMERICS", "Prepared", "mvm", "normals", "prepare", "write_verify"]
+__all__ = [
+    "NUMERICS",
+    "Prepared",
+    "apply_pulses",
+    "encode",
+    "mvm",
+    "normals",
+    "prepare",
+    "settle",
+    "sum_squares",
+    "write_verify",
+]
 
 Array = NDArray[np.float64]
 Int8 = NDArray[np.int8]
@@ -125,6 +137,7 @@ def mvm(
         ValueError: shapes do not fit, or noise is asked for and no variance was prepared.
     """
     check_inputs(inputs, prepared, noise, prepared.variance is not None)
+    check_table(adc, prepared)
     y = np.zeros((len(inputs), prepared.cols))
     squares = None if noise is None else noise.squares
     whole = squares is None or squares.dtype == np.int16
@@ -165,26 +178,6 @@ def _step(tile: int, adc: AdcRange | AdcTable | None, noise: NoiseStream | None)
         hi=float(hi),
         step=float(step),
     )
-
-
-def write_verify(
-    start: Array, target: Array, tolerance: Array, strength: Array, *, train: PulseTrain, draws: Draws
-) -> PulseResult:
-    """Pulse every element until it is accepted; as `pulses.write_verify`, the same bits."""
-    x = np.array(start, np.float64)
-    counts = np.zeros((2, *x.shape), np.uint16)
-    energies = np.zeros((3, len(x)))
-    ramps = np.stack([train.up_drive, train.up_growth, train.down_drive, train.down_growth])
-    bottom, top, spread, width, verify = (float(number) for number in train[4:9])
-    numbers = Numbers(bottom, top, spread, width, verify, train.max_pulses)
-    words = Words(*(np.uint32(w) for w in (*draws.key, draws.stream, draws.plane, draws.event)))
-
-    def pulse(part: slice) -> None:
-        given = (x[part], target[part], tolerance[part], strength[part], counts[:, part], energies[:, part])
-        pulse_rows(*given, part.start, ramps, numbers, words)
-
-    share_rows(pulse, len(x), 16 * x.size)
-    return PulseResult(x, counts[0], counts[1], np.abs(x - target) <= tolerance, *energies)
 
 
 # -- products of one chunk with one tile ---------------------------------------------------------------------------

@@ -9,16 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossbar_kernels import NUMERICS, AdcRange, AdcTable, NoiseStream, philox
-from crossbar_kernels.pulses import write_verify
+from crossbar_kernels.codes import encode, sum_squares
+from crossbar_kernels.outcomes import settle
+from crossbar_kernels.pulses import apply_pulses, write_verify
 
 __all__ = [
     "NUMERICS",
     "Prepared",
+    "apply_pulses",
     "check_inputs",
+    "check_table",
     "check_weights",
+    "convert",
+    "encode",
     "mvm",
     "normals",
     "prepare",
+    "settle",
+    "sum_squares",
     "write_verify",
 ]
 
@@ -92,6 +100,7 @@ def mvm(
         ValueError: shapes do not fit, or noise is asked for and no variance was prepared.
     """
     check_inputs(inputs, prepared, noise, prepared.variance is not None)
+    check_table(adc, prepared)
     batch = len(inputs)
     x = inputs.astype(np.float64).reshape(batch, prepared.tiles, prepared.rows)
     squares = x**2 if noise is None or noise.squares is None else noise.squares.reshape(x.shape).astype(float)
@@ -103,12 +112,12 @@ def mvm(
             z = normals(noise.rows, prepared.cols, key=noise.key, stream=noise.word(t), event=noise.event)
             a = a + noise.scale * np.sqrt(v) * z
         if adc is not None:
-            a = _convert(a, adc, t)
+            a = convert(a, adc, t)
         y += a
     return y
 
 
-def _convert(a: Array, adc: AdcRange | AdcTable, tile: int) -> Array:
+def convert(a: Array, adc: AdcRange | AdcTable, tile: int) -> Array:
     """The values that a converter gives; its codes count from the lower end, or as its table says."""
     if isinstance(adc, AdcTable):
         lo, hi, base, step, value, unit = (column[tile] for column in adc)
@@ -146,6 +155,16 @@ def _check_grid(name: str, values: NDArray[Any], lowest: int) -> None:
     if low < lowest or high > LARGEST:
         raise ValueError(
             f"{name}: must lie in [{lowest}, {LARGEST}] (got {low} to {high}); use a coarser unit"
+        )
+
+
+def check_table(adc: AdcRange | AdcTable | None, prepared: Any) -> None:
+    """Raise ValueError unless a table of converters has a row per tile and an entry per column."""
+    expected = (prepared.tiles, prepared.cols)
+    if isinstance(adc, AdcTable) and any(column.shape != expected for column in adc):
+        shapes = sorted({column.shape for column in adc})
+        raise ValueError(
+            f"adc: every array of a table must be {expected} (got {shapes}); broadcast them first"
         )
 
 

@@ -148,7 +148,7 @@ def rewrite(layers: dict[str, LoraLinear]) -> None:
             while abs(values).max() > product.array.scale.min():
                 product.array.scale = product.array.scale * 2
             product.array.site.book({"sram_read_bit": MASTER_BITS * values.size})
-            product.array.reprogram(values, statistical=True)
+            product.array.reprogram(values, statistical=True, changed_only=True)
 
 
 def write(layers: dict[str, LoraLinear], chip: Chip) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from crossbar_sim import preset
@@ -24,3 +25,16 @@ def card():
         return chosen
 
     return make
+
+
+@pytest.fixture(scope="session")
+def adc():
+    """adc(y, low, high, bits): the converter of docs/design.md, section 4, as it is written there; 0 bits convert nothing."""
+
+    def convert(y, low, high, bits):
+        if not bits:
+            return y
+        steps = (2**bits - 1) / (high - low)
+        return low + np.rint((np.clip(y, low, high) - low) * steps) / steps
+
+    return convert

@@ -13,11 +13,11 @@ from transformers import BertConfig, BertModel
 from crossbar_sim import Chip, Ranges, convert
 
 
-def tiles(array):
-    """Tiles of a placed matrix: number, word lines and outputs, found by cutting the matrix into blocks."""
-    p = array.placement
-    assert p.rows_per_tile <= array.chip.preset.tiles.rows
-    assert 2 * p.cols_per_tile <= array.chip.preset.tiles.cols
+def blocks(array):
+    """Tiles of a placed matrix: number, inputs and outputs, found by cutting the matrix into blocks."""
+    p, tiles = array.placement, array.chip.preset.tiles
+    assert p.rows_per_tile * p.word_lines <= tiles.rows
+    assert p.columns * p.bit_lines <= tiles.cols
     for tr in range(p.row_tiles):
         for tc in range(p.col_tiles):
             rows = range(tr * p.rows_per_tile, min((tr + 1) * p.rows_per_tile, p.inputs))
@@ -25,72 +25,200 @@ def tiles(array):
             yield tr * p.col_tiles + tc, rows, cols
 
 
-def walk_a_word_line(array, x, cells, counts, joules):
-    """One input drives one word line of one tile; cells [sign, cols]."""
+def drive(array, vector, *, transposed):
+    """Digits of one vector, [plane][line], by the formulas of docs/design.md, section 4, and the largest digit."""
     p = array.chip.preset.periphery
-    k = 2 ** (p.dac_bits - 1) - 1
-    for _ in range(p.dac_bits):
-        counts["sram_read_bit"] += 1
-    counts["dac_drive"] += 1
-    code = np.rint((np.clip(x / array.ranges.dac, -1, 1) + 1) * k) - k
-    for cell in cells.ravel():
-        counts["array_read"] += 1
-        joules.append((code / k * p.read_voltage) ** 2 * cell * p.read_width)
+    signed = p.signed or transposed
+    k = 2 ** (p.dac_bits - signed) - 1
+    if transposed:
+        vector = vector * array.scale
+        full = 2.0 ** np.ceil(np.log2(np.abs(vector).max()))
+    else:
+        full = np.abs(vector).max() if p.scaling == "per_vector_absmax" else array.ranges.dac
+    low = -1 if signed else 0
+    codes = np.rint((np.clip(vector / full, low, 1) - low) * k) + low * k
+    if not p.plane_bits:
+        return [codes], k
+    base, places = 2**p.plane_bits, -(-(p.dac_bits - signed) // p.plane_bits)
+    return [np.abs(codes) // base**j % base * np.sign(codes) for j in range(places)], base - 1
 
 
-def walk(array, x):
-    """Play products with x [vectors, n] event by event; returns counts, slots and the energy of the cells in J."""
-    counts, slots, joules = Counter(), Counter(), []
-    g = array.conductance()
-    for vector in x:
-        in_turn = 0
-        for tile, rows, cols in tiles(array):
-            for i in rows:
-                walk_a_word_line(array, vector[i], g[tile, 0, :, i - rows[0], : len(cols)], counts, joules)
-            for _ in cols:
+def lines(array, *, transposed):
+    """What is driven for one input, [phase][line][(slice, sign, copy) of the cells on it]."""
+    p = array.placement
+    signs = list(range(p.signs))
+    together = [signs] if p.pair == ("rows" if transposed else "columns") else [[k] for k in signs]
+    if transposed:  # slices share the word lines that are sensed: one after the other; every copy has a bit line of its own
+        return [
+            [[(s, sign, copy) for sign in line] for line in together for copy in range(p.copies)]
+            for s in range(p.slices)
+        ]
+    cells = [(s, copy) for s in range(p.slices) for copy in range(p.copies)]
+    return [[[(s, sign, copy) for sign in line for s, copy in cells] for line in together]]
+
+
+def convert_one(array, counts, *, transposed):
+    """What one line that is sensed takes to become a number, in units of one after the other."""
+    p, c = array.placement, array.chip.preset.periphery
+    joined = p.pair == ("columns" if transposed else "rows") or c.subtract == "analog"
+    in_turn = 0
+    for _ in range(p.slices):
+        for _ in range(1 if joined else p.signs):
+            for _ in range(planes_of(array, transposed=transposed) if c.accumulate == "digital" else 1):
                 for event in ("sample_hold", "adc_conversion", "shift_add"):
                     counts[event] += 1
-            in_turn = max(in_turn, min(array.chip.preset.periphery.columns_per_adc, len(cols)))
-        slots["array_read"] += 1  # all tiles at once
-        slots["adc_conversion"] += in_turn
-        for _ in range(array.placement.outputs):
+                in_turn += 1
+    return in_turn
+
+
+def planes_of(array, *, transposed):
+    return len(
+        drive(array, np.ones(1 if not transposed else array.placement.outputs), transposed=transposed)[0]
+    )
+
+
+def digital_work(array, counts, *, transposed):
+    """The arithmetic beside the converters, for one vector."""
+    p, c = array.placement, array.chip.preset.periphery
+    inputs, results = (p.outputs, p.inputs) if transposed else (p.inputs, p.outputs)
+    own_range = transposed or c.scaling == "per_vector_absmax"
+    for _ in range(p.outputs):
+        counts["digital_mul"] += 1  # the column scale
+    for _ in range(inputs):
+        if own_range:
+            counts["digital_add"] += 1  # is it the largest?
             counts["digital_mul"] += 1
-            for _ in range(16):
-                counts["sram_write_bit"] += 1
+        if p.signs == 1 and (transposed or not p.unit):
+            counts["digital_add"] += 1  # the sum of the inputs
+    for _ in range(results):
+        counts["sram_write_bit"] += 16
+        if own_range:
+            counts["digital_mul"] += 1
+        if p.signs == 1:
+            counts["digital_add"] += 1  # minus the offset
+
+
+def drive_tile(array, tile, inputs, across, volts, *, transposed):
+    """Drive every line of one tile once per plane; yields the conductance and the voltage of every cell that is read, per drive."""
+    g = array.conductance()[tile]
+    for i, at in enumerate(inputs):
+        for phase in lines(array, transposed=transposed):
+            for line in phase:
+                for plane in volts:
+                    yield [
+                        (g[s, sign, copy][(j, i) if transposed else (i, j)], plane[at])
+                        for s, sign, copy in line
+                        for j in across
+                    ]
+
+
+def walk(array, x, *, transposed=False):
+    """Play products with x event by event; returns counts, slots and the energy of the cells in J."""
+    counts, slots, joules = Counter(), Counter(), []
+    p, c = array.placement, array.chip.preset.periphery
+    for vector in x:
+        digits, largest = drive(array, vector, transposed=transposed)
+        volts = [plane / largest * c.read_voltage for plane in digits]
+        in_turn = 0
+        for tile, rows, cols in blocks(array):
+            inputs, results = (cols, rows) if transposed else (rows, cols)
+            for _ in inputs:
+                counts["sram_read_bit"] += c.dac_bits
+            unit = [p.cols_per_tile] if p.unit and not transposed else []
+            across = [*range(len(results)), *unit]
+            for cells in drive_tile(array, tile, inputs, across, volts, transposed=transposed):
+                counts["dac_drive"] += 1
+                for cell, voltage in cells:
+                    counts["array_read"] += 1
+                    joules.append(voltage**2 * cell * c.read_width)
+            turns = [convert_one(array, counts, transposed=transposed) for _ in across]
+            share = [sum(turns[j : j + c.columns_per_adc]) for j in range(0, len(turns), c.columns_per_adc)]
+            in_turn = max(in_turn, *share)
+        slots["array_read"] += len(lines(array, transposed=transposed)) * len(digits)  # all tiles at once
+        slots["adc_conversion"] += in_turn
+        digital_work(array, counts, transposed=transposed)
     return counts, slots, fsum(joules)
 
 
+def check(array, x, *, transposed=False):
+    """The ledger's rows of products with x are what the walk finds."""
+    chip = array.chip
+    array.backward_ranges = Ranges(1.0, -3, 3)
+    with chip.ledger.scope(phase="forward"):
+        array.mvm_t(x) if transposed else array.mvm(x)
+    counts, slots, joules = walk(array, x, transposed=transposed)
+    prices = chip.preset.prices
+    rows = {r["action"]: r for r in chip.ledger.rows(prices) if r["phase"] == "forward"}
+    assert {a: r["count"] for a, r in rows.items() if r["count"]} == {a: n for a, n in counts.items() if n}
+    assert rows["array_read"]["energy_J"] == pytest.approx(joules, rel=1e-12)
+    for action, taken in slots.items():
+        assert rows[action]["time_s"] == pytest.approx(taken * prices.seconds(action))
+
+
+mappings = st.one_of(
+    st.fixed_dictionaries(
+        {
+            "coding": st.sampled_from(("one_sided", "two_sided")),
+            "pair": st.sampled_from(("columns", "rows", "arrays")),
+        }
+    ),
+    st.fixed_dictionaries(
+        {"coding": st.just("offset"), "offset": st.sampled_from(("digital", "unit_column"))}
+    ),
+)
+converters = st.fixed_dictionaries(
+    {
+        "columns_per_adc": st.integers(1, 4),
+        "dac_bits": st.integers(3, 6),
+        "plane_bits": st.integers(0, 2),
+        "accumulate": st.sampled_from(("analog", "digital")),
+        "subtract": st.sampled_from(("analog", "digital")),
+        "scaling": st.sampled_from(("static", "per_vector_absmax")),
+        "signed": st.booleans(),
+    }
+)  # fmt: skip
+
+
 @given(
-    shape=st.tuples(st.integers(1, 9), st.integers(1, 11)),
-    size=st.tuples(st.integers(1, 6), st.integers(2, 9)),
-    per_adc=st.integers(1, 5),
-    vectors=st.integers(0, 3),
+    shape=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    size=st.tuples(st.integers(2, 6), st.integers(1, 3)),
+    mapping=mappings,
+    times=st.tuples(st.integers(1, 3), st.integers(1, 2)),
+    converters=converters,
+    transposed=st.booleans(),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=60, deadline=None)
-def test_counts_time_and_energy_of_products(card, shape, size, per_adc, vectors, seed):
+@settings(max_examples=120, deadline=None)
+def test_counts_time_and_energy_of_products(card, shape, size, mapping, times, converters, transposed, seed):
     rng = np.random.default_rng(seed)
+    if mapping.get("pair") == "rows":
+        converters = converters | {"subtract": "analog"}
+    slices, copies = times
     preset = card(
-        relaxation=True,
-        tiles={"rows": size[0], "cols": size[1]},
-        periphery={"columns_per_adc": per_adc, "dac_bits": 5},
+        programming=None,
+        mapping={"pair": "columns"} | mapping | {"slices": slices, "copies": copies},
+        tiles={"rows": size[0], "cols": max(size[1] * 2 * slices * copies, 2)},
+        periphery=converters,
     )
-    chip = Chip(preset, statistical=True)
+    chip = Chip(preset)
     array = chip.program(rng.standard_normal(shape), name="w", ranges=Ranges(0.8, -3, 3))
-    x = rng.standard_normal((vectors, shape[1]))
-    with chip.ledger.scope(phase="forward"):
-        array.mvm(x)
-    counts, slots, joules = walk(array, x)
-    rows = {r["action"]: r for r in chip.ledger.rows(preset.prices) if r["phase"] == "forward"}
-    assert {a: r["count"] for a, r in rows.items() if r["count"]} == counts
-    assert rows["array_read"]["energy_J"] == pytest.approx(joules, rel=1e-12)
-    assert rows["array_read"]["time_s"] == pytest.approx(slots["array_read"] * 2.7e-7)
-    assert rows["adc_conversion"]["time_s"] == pytest.approx(slots["adc_conversion"] * 0.83e-9)
+    check(array, rng.standard_normal((seed % 3, shape[0] if transposed else shape[1])), transposed=transposed)
+
+
+def test_counts_time_and_energy_of_cells_with_their_own_conductances(card):
+    # 10 x 11 on tiles of 3 x 4 weights, written by published statistics, relaxed, in both directions
+    rng = np.random.default_rng(0)
+    preset = card(relaxation=True, tiles={"rows": 6, "cols": 4}, periphery={"columns_per_adc": 3})
+    for transposed, width in ((False, 11), (True, 10)):
+        chip = Chip(preset, statistical=True)
+        array = chip.program(rng.standard_normal((10, 11)), name="w", ranges=Ranges(0.8, -3, 3))
+        chip.advance(5e4)
+        check(array, rng.standard_normal((4, width)), transposed=transposed)
 
 
 @given(
     shape=st.tuples(st.integers(1, 6), st.integers(1, 7)),
-    size=st.tuples(st.integers(1, 5), st.integers(2, 7)),
+    size=st.tuples(st.integers(2, 5), st.integers(2, 7)),
     seed=st.integers(0, 99),
 )
 @settings(max_examples=25, deadline=None)
@@ -105,9 +233,14 @@ def test_used_cells_do_not_depend_on_the_tile_size(card, shape, size, seed):
     assert chip.ledger.total("verify_read") == reads
 
 
-def test_a_worked_example(card):
-    # 10 x 300 on tiles of 128 x 64, 8 bits: 3 tiles; drives 300, cells 6,000, conversions 30, input bits 2,400
-    chip = Chip(card(tiles={"rows": 128, "cols": 64}), statistical=True)
+@pytest.mark.parametrize(
+    ("pair", "tiles", "drives", "codes"),
+    [("columns", 3, 300, 30), ("rows", 5, 600, 50), ("arrays", 6, 600, 30)],
+)
+def test_a_worked_example(card, pair, tiles, drives, codes):
+    # 10 x 300 on tiles of 128 x 64, 8 bits; cells 6,000, input bits 2,400. A row pair halves the inputs of a tile (64), and drives
+    # two word lines per input; a pair in two arrays takes two arrays, and one word line of each
+    chip = Chip(card(tiles={"rows": 128, "cols": 64}, mapping={"pair": pair}), statistical=True)
     array = chip.program(np.ones((10, 300)), name="w", ranges=Ranges(1.0, -1, 1))
     with chip.ledger.scope(phase="forward"):
         array.mvm(np.ones(300))
@@ -115,12 +248,12 @@ def test_a_worked_example(card):
         a: chip.ledger.total(a, phase="forward")
         for a in ("dac_drive", "array_read", "adc_conversion", "sram_read_bit")
     }
-    assert got == {"dac_drive": 300, "array_read": 6000, "adc_conversion": 30, "sram_read_bit": 2400}
-    assert chip.tiles_used == 3
+    assert got == {"dac_drive": drives, "array_read": 6000, "adc_conversion": codes, "sram_read_bit": 2400}
+    assert chip.tiles_used == tiles
 
 
 def test_the_backward_product_is_booked_and_its_weights_come_from_dram_once_a_step(card):
-    chip = Chip(card())
+    chip = Chip(card(), backward="nominal")
     layer = convert(torch.nn.Sequential(torch.nn.Linear(4, 3)), chip)
     chip.arrays["0"].ranges = Ranges(1.0, -3, 3)
     for step in range(2):

@@ -18,14 +18,17 @@ SCRIPT = """
 import hashlib, numpy as np, torch
 torch.set_num_threads({threads})
 from crossbar_sim import Chip, Ranges, convert
+from crossbar_sim.presets import edit, preset
 rng = np.random.default_rng(0)
-for name in ("hfo2_neurram", "cmo_hfox"):
-    chip = Chip(name, seed=3)
-    array = chip.program(rng.standard_normal((300, 520)), name="w", ranges=Ranges(1.0, -20.0, 20.0))
+rich = {{"mapping.slices": 2, "mapping.copies": 2, "periphery.plane_bits": 3, "faults.stuck_low": 0.01}}
+for name, changes in (("hfo2_neurram", {{}}), ("cmo_hfox", {{}}), ("cmo_hfox", rich), ("hfo2_array", {{}})):
+    chip = Chip(edit(preset(name), changes), seed=3, ir_drop=bool(changes))
+    array = chip.program(rng.standard_normal((200, 270)), name="w", ranges=Ranges(1.0, -20.0, 20.0))
     chip.advance(1000.0)
-    y = array.mvm(rng.standard_normal((300, 520)))
+    y = array.mvm(rng.standard_normal((300, 270)))
+    g = array.mvm_t(rng.standard_normal((300, 200)))
     rows = repr(chip.ledger.rows(chip.preset.prices))
-    for part in (array.conductance(), array.wear, y):
+    for part in (array.conductance(), array.wear, y, g):
         print(hashlib.sha256(np.ascontiguousarray(part).tobytes()).hexdigest())
     print(hashlib.sha256(rows.encode()).hexdigest())
 """
@@ -45,7 +48,7 @@ def test_one_and_two_threads_give_the_same_bits():
             env=env, capture_output=True, text=True, check=True,
         )  # fmt: skip
         out.append(done.stdout.split())
-    assert len(out[0]) == 8
+    assert len(out[0]) == 4 * 5
     assert out[0] == out[1]
 
 
@@ -59,9 +62,12 @@ def history(preset, *, order="ab", backend="auto", seed=0, statistical=False):
     for name in "ab":
         found += [chip.arrays[name].conductance(), chip.arrays[name].wear]
     products = {name: chip.arrays[name].mvm(X) for name in order}
+    gradients = {name: chip.arrays[name].mvm_t(products[name]) for name in order}
+    chip.compensate("column")
     chip.arrays["a"].reprogram(WEIGHT / 2)
     chip.next_event()
-    found += [products["a"], products["b"], chip.arrays["a"].mvm(X), chip.arrays["a"].conductance()]
+    found += [part[name] for part in (products, gradients) for name in "ab"]
+    found += [chip.arrays["a"].mvm(X), chip.arrays["a"].conductance()]
     rows = repr(chip.ledger.rows(chip.preset.prices)).encode()
     return [hashlib.sha256(np.ascontiguousarray(f).tobytes()).hexdigest() for f in found] + [rows]
 
@@ -71,12 +77,79 @@ def small(card):
     return card(relaxation=True, noise=True, tiles={"rows": 20, "cols": 16})
 
 
+RICH = {
+    "slices, copies and planes in analog": (
+        {"pair": "columns", "slices": 2, "copies": 2},
+        {"plane_bits": 2},
+    ),
+    "pairs and planes converted apart, in two arrays": (
+        {"pair": "arrays", "coding": "two_sided", "slices": 2},
+        {
+            "plane_bits": 3,
+            "accumulate": "digital",
+            "subtract": "digital",
+            "adc_offset": 0.3,
+            "adc_gain": 0.01,
+        },
+    ),
+    "offset with a unit column, a range per vector": (
+        {"coding": "offset", "offset": "unit_column"},
+        {"scaling": "per_vector_absmax", "columns_per_adc": 3, "column_clip": 5.0},
+    ),
+    "repair": ({"pair": "rows", "spare_columns": 1, "remedy": "compensate"}, {}),
+}
+
+
+def rich(card, name):
+    mapping, periphery = RICH[name]
+    return card(
+        relaxation=True,
+        noise=True,
+        mapping=mapping,
+        periphery=periphery,
+        tiles={"rows": 20, "cols": 16},
+        faults={"stuck_low": 0.02, "stuck_undefined": 0.02},
+    )
+
+
 @pytest.mark.parametrize("statistical", [False, True])
 def test_neither_the_order_of_the_arrays_nor_the_backend_matters(small, statistical):
     expected = history(small, statistical=statistical)
     assert history(small, order="ba", statistical=statistical) == expected
     assert history(small, backend="reference", statistical=statistical) == expected
     assert history(small, backend="numba", statistical=statistical) == expected
+
+
+@pytest.mark.parametrize("name", sorted(RICH))
+def test_nor_with_all_that_an_array_can_have(card, name):
+    preset = rich(card, name)
+    expected = history(preset, statistical=True)
+    assert history(preset, order="ba", statistical=True) == expected
+    assert history(preset, backend="reference", statistical=True) == expected
+
+
+@pytest.mark.parametrize("name", sorted(RICH))
+def test_a_batch_may_be_split(card, name):
+    chip = Chip(rich(card, name), statistical=True)
+    array = chip.program(WEIGHT, name="a", ranges=Ranges(1.0, -9, 9))
+    y, g = array.mvm(X), array.mvm_t(X[:, :30])
+    for pieces in ([1] * 9, [4, 5], [8, 1]):
+        start = 0
+        for size in pieces:
+            with chip.samples_from(start):
+                part = slice(start, start + size)
+                np.testing.assert_array_equal(array.mvm(X[part]), y[part])
+                np.testing.assert_array_equal(array.mvm_t(X[part, :30]), g[part])
+            start += size
+
+
+@pytest.mark.parametrize("name", sorted(RICH))
+def test_every_vector_slice_and_direction_draws_anew(card, name):
+    chip = Chip(rich(card, name), statistical=True)
+    array = chip.program(WEIGHT, name="a", ranges=Ranges(1.0, -9, 9))
+    for product, x in ((array.mvm, X[0]), (array.mvm_t, X[0, :30])):
+        rows = product(np.tile(x, (20, 1)))
+        assert len({row.tobytes() for row in rows}) == 20
 
 
 def test_another_seed_is_another_chip(small):

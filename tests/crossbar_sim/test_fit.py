@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from crossbar_sim import ConfigError, fit, noise, preset
-from crossbar_sim.fit import GOALS, faster, fit_factor, main, response
+from crossbar_sim import ConfigError, noise, preset
+from crossbar_sim.fit import GOALS, faster, fit_centred, fit_factor, main, response
 
 SIDE = 128
 
@@ -51,6 +51,24 @@ def test_the_fit_finds_the_factor_that_was_taken_away():
     assert fit_factor(card.device, slower, pulses=known, side=32) == pytest.approx(2.0, rel=0.02)
 
 
+@pytest.mark.parametrize("name", sorted(GOALS))
+def test_accepted_cells_are_centred_on_their_targets(name):
+    card = preset(name)
+    found = response(card.device, card.programming, side=SIDE, seed=5)
+    assert abs(found.offset) < 0.05 * found.residual
+
+
+def test_the_centred_fit_gives_the_mean_pulses_and_centres_the_cells():
+    card = preset("hfo2_neurram")
+    weak_reset = replace(card.programming, reset_rate=card.programming.set_rate)
+    assert response(card.device, weak_reset, side=48).offset > 0.1e-6
+    found = fit_centred(card.device, weak_reset, pulses=8.52, side=48)
+    then = response(card.device, found, side=48)
+    assert then.pulses == pytest.approx(8.52, rel=0.02)
+    assert abs(then.offset) < 0.02e-6
+    assert found.reset_rate > 2 * found.set_rate
+
+
 @pytest.mark.parametrize("pulses", [0.1, 1000.0])
 def test_a_goal_that_no_factor_reaches_is_an_error(pulses):
     card = preset("hfo2_neurram")
@@ -58,9 +76,9 @@ def test_a_goal_that_no_factor_reaches_is_an_error(pulses):
         fit_factor(card.device, card.programming, pulses=pulses, side=16)
 
 
-def test_the_command_prints_what_it_found(capsys, monkeypatch):
-    monkeypatch.setattr(fit, "SIDE", 32)
-    assert main(["cmo_hfox", "--pulses", "11", "--window-rel", "0.02"]) == 0
+@pytest.mark.parametrize("extra", [(), ("--centre",)])
+def test_the_command_prints_what_it_found(capsys, extra):
+    assert main(["cmo_hfox", "--pulses", "11", "--window-rel", "0.02", "--side", "32", *extra]) == 0
     out = capsys.readouterr().out
     for part in ("set_rate", "reset_rate", "for 11 pulses", "converged", "residual rms", "+ 2 %", "+ 0.2 %"):
         assert part in out

@@ -31,6 +31,7 @@ def test_array_energy_by_hand(card):
     preset = card(
         programming=None,
         device=Device(1e-6, 41e-6),
+        mapping={"pair": "columns"},
         periphery={"dac_bits": 3, "read_voltage": 0.2, "read_width": 1e-8},
     )
     chip = Chip(preset)

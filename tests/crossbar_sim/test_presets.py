@@ -31,11 +31,29 @@ def told(tmp_path, text):
 
 
 def raw(name):
-    return tomllib.loads((files("crossbar_sim") / "presets" / f"{name}.toml").read_text())
+    """The entries of a card by path, those of its base included."""
+    data = tomllib.loads((files("crossbar_sim") / "presets" / f"{name}.toml").read_text())
+    own = {
+        f"{section}.{key}": entry
+        for section, table in data.items()
+        if isinstance(table, dict) and section != "sources"
+        for key, entry in table.items()
+    }
+    return {**(raw(data["base"]) if "base" in data else {}), **own}
 
 
 def test_the_cards_are_there():
-    assert {"ideal", "hfo2_neurram", "cmo_hfox"} <= set(NAMES)
+    assert set(NAMES) >= {
+        "ideal", "hfo2_neurram", "cmo_hfox", "cmo_hfox_2pct", "neurosim_ideal", "hfox_milo", "agasi_neurosim",
+        "hfo2_array", "hfo2_array_optimised", "pcm_joshi",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_card_states_start_tiles_and_wires(name):
+    card = preset(name)
+    assert {"device.start", "tiles.count", "wires.r_wl", "wires.r_bl"} <= set(card.provenance)
+    assert card.tiles.count > 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -43,13 +61,7 @@ def test_every_number_has_a_mark_a_source_and_bounds_where_it_is_assumed(name):
     card = preset(name)
     assert card.name == name
     assert len(card.sha256) == 64
-    data = raw(name)
-    entries = {
-        f"{section}.{key}": entry
-        for section, table in data.items()
-        if isinstance(table, dict) and section != "sources"
-        for key, entry in table.items()
-    }
+    entries = raw(name)
     assert set(entries) == set(card.provenance)
     for path, origin in card.provenance.items():
         assert origin.mark in MARKS
@@ -70,7 +82,10 @@ def test_prices_have_marks_and_sources(name):
         assert price.value >= 0
         assert price.mark in MARKS
         assert price.source
-    assert prices.seconds("set_pulse") == preset(name).programming.pulse_width
+    card = preset(name)
+    width = card.programming.pulse_width if card.programming else card.open_loop.set_width
+    assert prices.seconds("set_pulse") == width
+    assert prices.seconds("array_read") == card.periphery.read_width
 
 
 def test_published_numbers_of_the_cards():
@@ -104,7 +119,9 @@ def test_a_card_of_ones_own(tmp_path):
 
 
 def test_unknown_names_and_missing_files(tmp_path):
-    with pytest.raises(ConfigError, match="did you mean 'hfo2_neurram'"):
+    with pytest.raises(
+        ConfigError, match=r"did you mean 'hfo2_neurram'.*; or the path of a card, my_cells\.toml"
+    ):
         preset("hfo2_neuram")
     with pytest.raises(ConfigError, match=r"no file .*; give the path"):
         preset(tmp_path / "none.toml")

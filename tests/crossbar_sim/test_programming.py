@@ -52,7 +52,7 @@ def test_pulses_follow_the_law_of_the_card(card):
         energy += volts**2 * (g + after) / 2 * p.pulse_width
         g, pulses = after, pulses + 1
     chip, array = programmed(preset, np.array([[1.0]]))
-    assert array.conductance()[0, 0, 0, 0, 0] == pytest.approx(g, rel=1e-12)
+    assert array.conductance()[0, 0, 0, 0, 0, 0] == pytest.approx(g, rel=1e-12)
     assert chip.ledger.total("set_pulse") == pulses
     assert joules(chip, "set_pulse") == pytest.approx(energy, rel=1e-12)
     assert len(pulse_train(p).up_drive) >= pulses
@@ -68,10 +68,10 @@ def test_reads_pulses_and_wear_agree(card, name, statistical):
     assert chip.ledger.total("adc_conversion") == chip.ledger.total("verify_read")
     assert chip.ledger.total("cell_write") == (array.wear > 0).sum()
     device = chip.preset.device
-    inside = np.abs(array.conductance() - array.target_conductance())[mapping.used(array.placement)]
+    inside = np.abs(array.conductance() - array.target_conductance())[array.cells.used]
     if not statistical:
         p = chip.preset.programming
-        window = p.window_abs + p.window_rel * array.target_conductance()[mapping.used(array.placement)]
+        window = p.window_abs + p.window_rel * array.target_conductance()[array.cells.used]
         assert (inside > window).sum() == array.unconverged
     assert inside.max() < device.span
 
@@ -120,27 +120,38 @@ def test_writing_the_same_again_costs_two_reads_a_cell_and_no_pulse(card, name, 
     assert fsum(again) == pytest.approx(reads, rel=1e-9)
 
 
-@pytest.mark.parametrize("relaxation", [False, True])
-def test_changing_some_cells_leaves_the_others_bit_for_bit(card, relaxation):
-    chip = Chip(card(relaxation=relaxation), statistical=True)
+def test_changing_some_cells_leaves_the_others_bit_for_bit(card):
+    chip = Chip(card(), statistical=True)
     array = chip.program(WEIGHT, name="w", scale=np.ones(24))
     chip.advance(100.0)
     before, wear = array.conductance(), array.wear.copy()
     changed = WEIGHT.copy()
-    changed[3, 5:9] = -np.sign(WEIGHT[3, 5:9]) * np.abs(WEIGHT[3, 5:9])
+    changed[3, 5:9] = -WEIGHT[3, 5:9]
     array.reprogram(changed)
     moved = array.wear != wear
     assert 0 < moved.sum() <= 8
-    where = mapping.from_cells(moved[:, 0].any(1), array.placement)
+    where = mapping.from_cells(moved.any((1, 2, 3)), array.placement)
     assert set(zip(*np.nonzero(where), strict=True)) <= {(3, j) for j in range(5, 9)}
     np.testing.assert_array_equal(array.conductance()[~moved], before[~moved])
     assert (array.conductance()[moved] != before[moved]).all()
-    # the cells that were left alone go on relaxing from when they were written; the new ones start again
+
+
+@pytest.mark.parametrize("statistical", [False, True])
+def test_writing_again_pulses_exactly_the_cells_that_left_their_window(card, statistical):
+    chip, array = programmed(card("cmo_hfox", relaxation=True), statistical=statistical)
+    chip.advance(1e4)
+    before, wear = array.conductance(), array.wear.copy()
+    away = np.abs(before - array.target_conductance()) > 0.002 * array.target_conductance()
+    array.reprogram(WEIGHT)
+    moved = array.wear > wear
+    np.testing.assert_array_equal(moved, away)
+    assert 0.8 < moved.mean() < 1.0
+    # the cells that were left alone go on relaxing from when they were written
     chip.advance(1e5)
-    fresh = Chip(card(relaxation=relaxation), statistical=True)
-    other = fresh.program(WEIGHT, name="w", scale=np.ones(24))
-    fresh.advance(100.0 + 1e5)
-    np.testing.assert_array_equal(array.conductance()[~moved], other.conductance()[~moved])
+    other, same = programmed(card("cmo_hfox", relaxation=True), statistical=statistical)
+    other.advance(1e4)
+    other.advance(1e5)
+    np.testing.assert_array_equal(array.conductance()[~moved], same.conductance()[~moved])
 
 
 def test_relaxed_cells_are_pulsed_back_by_the_loop(card):
@@ -148,7 +159,7 @@ def test_relaxed_cells_are_pulsed_back_by_the_loop(card):
     chip.advance(1e6)
     away = np.abs(array.conductance() - array.target_conductance()).mean()
     array.reprogram(WEIGHT)
-    assert np.abs(array._written - array.target_conductance()).mean() < 0.3 * away
+    assert np.abs(array.conductance() - array.target_conductance()).mean() < 0.3 * away
     assert array.version == 2
 
 
@@ -181,12 +192,13 @@ def test_a_name_is_taken_once(card):
         chip.program(WEIGHT, name="w")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the pulse loop of hfo2_neurram stops 0.2 uS above its targets in the mean: after an overshoot the ramp restarts "
-    "with small steps that end at the window's upper edge; the statistical mode is centred",
-)
 def test_the_pulse_loop_leaves_cells_centred_on_their_targets(card):
     _, array = programmed(card(), np.random.default_rng(1).uniform(-1, 1, (160, 200)))
     error = (array.conductance() - array.target_conductance())[array.wear > 0]
     assert abs(error.mean()) < 0.05 * array.chip.preset.programming.window_abs
+
+
+def test_a_programming_says_in_a_line_what_it_took():
+    report = programmed("cmo_hfox", statistical=True)[1].report
+    line = f"{report.set_pulses:,} set and {report.reset_pulses:,} reset pulses, {report.unconverged:,} unconverged"
+    assert repr(report) == f"Programmed(1,920 cells: {line})"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from crossbar_experiments.cli import _guarded, app
+from crossbar_experiments.cli import SHIPPED, _guarded, app
+from crossbar_experiments.config import configs
 
 
 def call(*arguments: str) -> int:
@@ -31,6 +33,44 @@ def test_presets_are_listed_and_shown_with_sources(capsys: pytest.CaptureFixture
     assert all(e["source"] and e["mark"] in ("published", "derived", "assumed") for e in entries)
 
 
+def test_names_of_cards_stand_in_a_column(capsys: pytest.CaptureFixture[str]) -> None:
+    from crossbar_sim.presets import preset, presets
+
+    assert call("presets", "list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    starts = {line.index(preset(name).title) for name, line in zip(presets(), lines, strict=True)}
+    assert starts == {max(map(len, presets())) + 2}
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--version") == 0
+    assert capsys.readouterr().out.split() == ["lorafusion-reram", version("lorafusion-reram")]
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["status"], "runs/NAME"),
+        (["compare"], "runs/NAME"),
+        (["ablation"], "runs/NAME"),
+        (["report"], "runs/NAME"),
+        (["export"], "runs/NAME"),
+        (["run"], "demo_quick"),
+        (["presets", "show"], "my_cells.toml"),
+        (["modules", "inspect"], "PEFT folder"),
+    ],
+)
+def test_help_says_what_each_argument_is(
+    command: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*command, "--help") == 0
+    assert told in capsys.readouterr().out
+
+
+def test_the_help_names_every_shipped_configuration() -> None:
+    assert SHIPPED.split(", ") == configs()
+
+
 def test_modules_are_inspected(capsys: pytest.CaptureFixture[str]) -> None:
     from crossbar_experiments.assets import asset
 
@@ -49,6 +89,8 @@ def test_modules_are_inspected(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "dmo"], "did you mean 'demo'"),
         (["modules", "inspect", "nowhere"], "nowhere"),
         (["compare", "nowhere"], "nowhere"),
+        (["run", "/none/x.toml"], "have: ablation, demo"),
+        (["status", "/none/x"], "run the experiment first, or give the folder of a run (runs/NAME)"),
         (["dem"], "demo"),
     ],
 )

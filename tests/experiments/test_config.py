@@ -94,8 +94,10 @@ def test_all_mistakes_are_told_at_once() -> None:
 def test_missing_and_unknown_files_are_clear() -> None:
     with pytest.raises(BenchError, match="did you mean 'demo'"):
         find_config("dmo")
-    with pytest.raises(BenchError, match="no file"):
+    with pytest.raises(BenchError, match=r"no file 'nowhere\.toml'.*have: ablation, demo,"):
         find_config("nowhere.toml")
+    with pytest.raises(BenchError, match=r"no file '/none/demo\.toml'; did you mean 'demo'"):
+        find_config("/none/demo.toml")
 
 
 def cell(**changes: Any) -> Cell:

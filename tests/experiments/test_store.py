@@ -214,6 +214,28 @@ def test_a_missing_folder_is_answered_with_the_nearest(tmp_path):
         store.load(tmp_path / "exq")
 
 
+def test_folders_that_hold_no_cells_are_not_offered(tmp_path):
+    (tmp_path / "someone" / "elses").mkdir(parents=True)
+    (tmp_path / "a_file").touch()
+    with pytest.raises(StoreError, match="run the experiment first") as caught:
+        store.load(tmp_path / "someon")
+    assert "'someone'" not in str(caught.value)
+    finish(begin(tmp_path))
+    with pytest.raises(StoreError, match=r"\(have: exp\)$"):
+        store.load(tmp_path / "someon")
+    with pytest.raises(StoreError, match="run the experiment first"):
+        store.load(tmp_path / "no" / "such" / "parent")
+
+
+def test_the_folder_of_all_runs_is_answered_with_those_in_it(tmp_path):
+    finish(begin(tmp_path))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StoreError, match=f"in it: {tmp_path / 'exp'}$"):
+        store.load(tmp_path)
+    with pytest.raises(StoreError, match=r"run the experiment first$"):
+        store.load(tmp_path / "empty")
+
+
 def test_the_package_imports_none_of_the_heavy_libraries():
     heavy = ("pandas", "matplotlib", "jinja2", "scipy", "rich", "numba", "torch")
     modules = "store, tables, figures, report, style, paired, records"

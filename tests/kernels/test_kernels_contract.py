@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import crossbar_kernels
-from crossbar_kernels import AdcRange, NoiseStream, available, contract, get_kernels, reference
+from crossbar_kernels import AdcRange, AdcTable, NoiseStream, available, contract, get_kernels, reference
 from crossbar_kernels.philox import Purpose
 
 BACKENDS = available()
@@ -37,7 +37,18 @@ def test_certify_accepts_every_backend(kernels):
 
 
 def spoiled(**functions):
-    parts = {n: getattr(reference, n) for n in ("NUMERICS", "normals", "prepare", "mvm", "write_verify")}
+    names = (
+        "NUMERICS",
+        "normals",
+        "encode",
+        "sum_squares",
+        "prepare",
+        "mvm",
+        "write_verify",
+        "apply_pulses",
+        "settle",
+    )
+    parts = {n: getattr(reference, n) for n in names}
     return SimpleNamespace(**(parts | functions))
 
 
@@ -278,3 +289,28 @@ def test_prepared_does_not_follow_later_changes(kernels):
     w[:] = 9
     x = np.ones((1, 2))
     assert np.array_equal(kernels.mvm(x, prepared, adc=None, noise=None), np.full((1, 3), 2.0))
+
+
+def test_a_table_of_converters_must_have_an_entry_per_tile_and_column(kernels):
+    held = kernels.prepare(np.ones((2, 3, 4), np.int16))
+    table = AdcTable(*np.ones((6, 1, 1)))
+    with pytest.raises(ValueError, match=r"adc: .*\(2, 4\)"):
+        kernels.mvm(np.ones((1, 6), np.int8), held, adc=table, noise=None)
+
+
+@pytest.mark.parametrize("squares", [np.ones((1, 5), np.int16), np.ones((1, 6), np.int32), -np.ones((1, 6))])
+def test_given_squares_must_fit(kernels, squares):
+    ones = np.ones((2, 3, 4), np.int16)
+    with pytest.raises(ValueError, match=r"noise\.squares"):
+        kernels.mvm(
+            np.ones((1, 6), np.int8),
+            kernels.prepare(ones, ones),
+            adc=None,
+            noise=noise_of(1, squares=squares),
+        )
+
+
+@pytest.mark.parametrize(("n", "scales"), [(7, 2), (5, 3)])
+def test_codes_must_fit_their_width_and_have_a_scale_per_row(kernels, n, scales):
+    with pytest.raises(ValueError, match="must be"):
+        kernels.encode(np.ones((2, n)), np.ones(scales), largest=7, signed=True, width=6)

@@ -122,7 +122,9 @@ def test_a_chip_gives_the_bookings_of_every_phase(bed) -> None:
     for phase in ("forward", "backward"):
         assert chip.ledger.total("digital_mul", task="t", phase=phase, matrix="own") > 0
         assert chip.ledger.total("opt_update", task="t", phase=phase) == 0
-    assert chip.ledger.total("array_read", task="t", phase="backward") == 0
+    # gradients come back through the arrays, as far as the first trained parameter
+    assert chip.ledger.total("array_read", task="t", phase="backward") > 0
+    assert chip.ledger.total("dram_read_bit", task="t", phase="backward") == 0
 
 
 def test_the_fused_model_on_the_ideal_chip_equals_the_one_in_plain_torch(bed) -> None:
@@ -389,13 +391,13 @@ def test_lora_at_every_step_rewrites_only_cells_whose_level_changed(bed) -> None
     here, adaptation, layers = every_step(bed, learning_rate=0.02)
     arrays = [p.array for lora in layers.values() for p in (lora.a, lora.b)]
     assert all(a.ranges is not None for a in arrays)
-    levels = [a._levels.copy() for a in arrays]
+    levels = [a.target_conductance() for a in arrays]
     steps = []
 
     def after() -> None:
         before = here.chip.ledger.total("cell_write", task="t", phase="update")
         rewrite(layers)
-        now = [a._levels.copy() for a in arrays]
+        now = [a.target_conductance() for a in arrays]
         moved = sum(int((x != y).sum()) for x, y in zip(levels, now, strict=True))
         steps.append((moved, here.chip.ledger.total("cell_write", task="t", phase="update") - before))
         levels[:] = now
@@ -404,7 +406,8 @@ def test_lora_at_every_step_rewrites_only_cells_whose_level_changed(bed) -> None
     with here.chip.ledger.scope(task="t"):
         training = Training(steps=6, batch=8)
         losses = train(adaptation, range(6), here.loss, training=training, chip=here.chip)
-    assert all(moved == booked for moved, booked in steps)
+    # a cell whose target moved by less than its window may be inside the new one already
+    assert all(0.9 * moved <= booked <= moved for moved, booked in steps)
     assert sum(moved for moved, _ in steps) > 0
     cells = sum(a.placement.cells for a in arrays)
     assert all(moved < cells / 2 for moved, _ in steps)

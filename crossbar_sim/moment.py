@@ -1,0 +1,41 @@
+"""The moment of a read: what its mask and its draws depend on beside the cells, so that a backward pass can return to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from crossbar_sim.chip import Chip
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The running batch with its mask (None: every vector is real), its first sample's number, and the read event."""
+
+    batch: Any
+    first_sample: int
+    event: int
+
+
+def moment(chip: Chip) -> Moment:
+    """The chip's present moment."""
+    return Moment(chip._batch, chip._first_sample, chip.event)
+
+
+def resume(chip: Chip, then: Moment) -> None:
+    """Bring the chip to another moment; its clock and its cells are not touched."""
+    chip._batch, chip._first_sample, chip.event = then.batch, then.first_sample, then.event
+
+
+@contextmanager
+def at(chip: Chip, then: Moment) -> Iterator[None]:
+    """Read as at `then`; afterwards the chip is at its own moment again."""
+    now = moment(chip)
+    resume(chip, then)
+    try:
+        yield
+    finally:
+        resume(chip, now)

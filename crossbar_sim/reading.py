@@ -1,0 +1,376 @@
+"""Reading an array in one direction: from vectors to codes, through cells and converters, and into the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossbar_kernels.philox import Purpose, stream
+from crossbar_sim import cost, gated, mapping, wires
+from crossbar_sim.circuit import Periphery
+from crossbar_sim.errors import CalibrationError, ConfigError
+from crossbar_sim.gated import Ladders
+from crossbar_sim.ledger import ReadEnergy
+from crossbar_sim.periphery import Ranges, dac_codes, planes, power_of_two, zero_centred
+from crossbar_sim.product import (
+    Errors,
+    Matrices,
+    Operand,
+    Reading,
+    analog_sums,
+    multiply,
+    operand,
+)
+
+if TYPE_CHECKING:
+    from crossbar_sim.array import ProgrammedArray
+
+Array = NDArray[np.float64]
+PROBES = 64
+"""Normal vectors from which the ADC of a transposed read gets its range."""
+PROBE_EVENT = 2**32 - 1
+ADC_ERRORS = {False: (31, 30), True: (29, 28)}
+"""Planes of Purpose.D2D for the offset and the gain of forward and of transposed ADCs."""
+
+
+class Reader:
+    """One direction of an array: word lines driven and bit lines sensed, or the reverse (`transposed`).
+
+    A vector's DAC range is `ranges.dac` (static, times a power of two for a B-stack), the vector's own max|x| (`per_vector_absmax`), or, transposed,
+    the smallest power of two above the vector's max|g|: gradients shrink by orders of magnitude while a task is learnt, and a range per
+    vector, unlike one per batch, does not depend on how a batch is split.
+    """
+
+    def __init__(self, array: ProgrammedArray, *, transposed: bool) -> None:
+        self.array, self.transposed = array, transposed
+        self.ranges: Ranges | None = None
+        self._held: tuple[tuple[Any, ...], Operand] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what the kernels prepared, which can be computed again."""
+        return {**self.__dict__, "_held": None}
+
+    @property
+    def converters(self) -> Periphery:
+        """The converters of this direction; gradients are signed whatever the inputs are, on codes of as many bits (2 at least)."""
+        own = self.array.chip.preset.periphery
+        if own.signed or not (self.transposed and own.dac_bits):
+            return own
+        bits = max(own.dac_bits, 2)
+        return replace(own, signed=True, dac_bits=bits, plane_bits=min(own.plane_bits, bits - 1))
+
+    @property
+    def inputs(self) -> int:
+        """Length of a vector."""
+        p = self.array.placement
+        return p.outputs if self.transposed else p.inputs
+
+    # -- the matrix ------------------------------------------------------------------------------------------
+
+    @property
+    def operand(self) -> Operand:
+        """The matrix as the kernels take it, for the present state of the cells."""
+        now = self.array.moment
+        if self._held is None or self._held[0] != now:
+            chip = self.array.chip
+            matrices = self.matrices()
+            if self.array.gated:
+                ladders = self._ladders(matrices)
+                noisy = float(matrices.variance is not None)
+                held = Operand(ladders, 1.0, noisy, matrices.coefficients, matrices.offset, matrices.lines)
+            else:
+                held = operand(matrices, chip.grid, chip.kernels)
+            self._held = (now, held)
+        return self._held[1]
+
+    def _ladders(self, matrices: Matrices) -> tuple[tuple[Ladders, ...], ...]:
+        """The columns as ladders, [slice][sign]: the cells of a result that are added before conversion belong together."""
+        chip, p = self.array.chip, self.array.placement
+        g, card = self.array.conductance(), chip.preset
+        joined = p.signs == 2 and self._analog
+        columns = [
+            [self._laid_out(g[:, :, sign : sign + 1, copy])[:, 0] for copy in range(p.copies)]
+            for sign in range(p.signs)
+        ]  # [sign][copy] of [slice, tile, rows, columns]
+        share = 1.0 / (card.device.span * p.copies)
+
+        def ladders(s: int, sign: int) -> Ladders:
+            chosen = range(p.signs) if joined else [sign]
+            parts = tuple((-share if k and joined else share, copy[s]) for k in chosen for copy in columns[k])
+            variance = None if matrices.variance is None else matrices.variance[s, sign]
+            return Ladders(parts, variance, card.wires.r_bl)
+
+        return tuple(tuple(ladders(s, k) for k in range(matrices.weights.shape[1])) for s in range(p.slices))
+
+    def matrices(self) -> Matrices:
+        """The cells as this direction sees them, in units of the span."""
+        array, span = self.array, self.array.chip.preset.device.span
+        cells = array.conductance()
+        seen = array.effective_conductance(cells)
+        code = mapping.code(array.chip.preset.mapping, array.chip.preset.device)
+        weights = self._arranged(seen.mean(axis=3) / span, signed=True)
+        variance = self._variance(cells, seen)
+        offset = 0.0
+        if weights.shape[1] == 1 and array.placement.signs == 1 and not self._unit_columns:
+            leak = array.chip.preset.device.g_min / span
+            offset = code.offset + leak * float(np.sum(code.coefficients))
+        return Matrices(weights, variance, code.coefficients, offset, self._lines(cells))
+
+    def _variance(self, cells: Array, seen: Array) -> Array | None:
+        """Variance of one read of each weight; the mean of k cells has 1/k of a cell's."""
+        array = self.array
+        if not array.chip.preset.read_noise.present:
+            return None
+        sigma = array.cells.read_sigma(array.chip.time, conductance=cells) / array.chip.preset.device.span
+        variance = sigma**2
+        if seen is not cells:
+            variance = wires.read_variance(cells, seen, variance)
+        copies = array.placement.copies
+        return self._arranged(variance.sum(axis=3) / copies**2, signed=False)
+
+    @property
+    def _analog(self) -> bool:
+        """Whether the currents of a pair are subtracted before conversion."""
+        pair = self.array.placement.pair
+        on_line = pair == ("columns" if self.transposed else "rows")
+        return on_line or self.converters.subtract == "analog"
+
+    @property
+    def _unit_columns(self) -> bool:
+        """Whether unit columns are read; bit lines that are driven leave them out."""
+        return self.array.placement.unit and not self.transposed
+
+    def _arranged(self, cells: Array, *, signed: bool) -> Array:
+        """[tile, slice, sign, rows, columns] -> [slice, sign, tile, rows, columns], pairs joined where currents are."""
+        if self.array.placement.signs == 2 and self._analog:
+            plus, minus = cells[:, :, :1], cells[:, :, 1:]
+            cells = plus - minus if signed else plus + minus
+        return self._laid_out(cells)
+
+    def _laid_out(self, cells: Array) -> Array:
+        """[tile, slice, sign, rows, columns] -> [slice, sign, tile, rows, columns] of this direction."""
+        p = self.array.placement
+        held = np.moveaxis(mapping.outputs_of(cells, p, self.array.order), 0, 2)
+        if self.transposed:
+            return mapping.by_col_tile(held, p)
+        ordinary = mapping.by_row_tile(held, p)
+        if not self._unit_columns:
+            return ordinary
+        unit = np.moveaxis(cells[..., p.cols_per_tile], 0, 2)  # [slice, sign, tile, rows]
+        unit = unit.reshape(*unit.shape[:2], p.row_tiles, p.col_tiles, p.rows_per_tile)
+        return np.concatenate((ordinary, np.swapaxes(unit, -1, -2)), axis=-1)
+
+    def _lines(self, cells: Array) -> Array:
+        """Conductance of all cells on each driven line, S."""
+        p = self.array.placement
+        if self.transposed:
+            outputs = mapping.outputs_of(cells, p, self.array.order).sum((1, 2, 3, 4))
+            return np.asarray(outputs.reshape(p.row_tiles, -1).sum(0)[: p.outputs])
+        rows = cells.sum((1, 2, 3, 5)).reshape(p.row_tiles, p.col_tiles, p.rows_per_tile).sum(1)
+        return np.asarray(rows.reshape(-1)[: p.inputs])
+
+    # -- products --------------------------------------------------------------------------------------------
+
+    def product(self, x: Array, rows: NDArray[np.uint32], size: float = 1.0) -> Array:
+        """X [vectors, inputs] times the normalised matrix D, through the converters; booked.
+
+        Raises:
+            CalibrationError: the ADC or a static DAC has no range yet.
+        """
+        full_scale, digits = self.drive(x, size)
+        chip = self.array.chip
+        y = multiply(
+            self.operand,
+            digits,
+            converters=self.converters,
+            ranges=self.needed_ranges(),
+            errors=self._adc_errors(),
+            reading=Reading(rows, self.array.key, self._purpose, chip.event),
+            arithmetic=gated if self.array.gated else chip.kernels,
+        )
+        self.book(len(x), self._squares(digits))
+        k = self.converters.dac_scale or 1
+        return np.asarray(self._without_unit(y) * (full_scale / k))
+
+    @property
+    def _purpose(self) -> Purpose:
+        return Purpose.BACKWARD_READ if self.transposed else Purpose.READ
+
+    def needed_ranges(self) -> Ranges:
+        """The ranges; those of a transposed read are found when they are first needed.
+
+        Raises:
+            CalibrationError: there are none.
+        """
+        if self.ranges is None and self.transposed:
+            with self.array.chip.ledger.scope(phase="calibrate"):
+                self.ranges = self.ranges_from(self._probes(), dac=100.0, adc=99.99)
+                self.book(PROBES, self.squares_of(self._probes()))
+        if self.ranges is None:
+            raise CalibrationError(
+                f"array {self.array.name!r}: its converters have no ranges; call chip.calibrate(model, batches) or set .ranges"
+            )
+        return self.ranges
+
+    def drive(
+        self, x: Array, size: float, *, static: float | None = None
+    ) -> tuple[float | Array, list[NDArray[Any]]]:
+        """Full scale of the input, one number or one per vector [v, 1], and the planes that drive the lines.
+
+        Planes are padded to whole tiles with zeros, [v, tiles * lines of a tile]. `static`: the static full scale, where it is not
+        that of `ranges`.
+        """
+        converters = self.converters
+        if self.transposed:
+            largest = np.abs(x).max(axis=1, initial=0.0, keepdims=True)
+            full_scale: float | Array = np.exp2(np.ceil(np.log2(np.where(largest > 0, largest, 1.0))))
+        elif converters.scaling == "per_vector_absmax":
+            largest = np.abs(x).max(axis=1, initial=0.0, keepdims=True)
+            full_scale = np.where(largest > 0, largest, 1.0)
+        else:
+            full_scale = (self.needed_ranges().dac if static is None else static) * power_of_two(size)
+        if not converters.dac_bits:
+            padded = np.zeros((len(x), self._width))
+            padded[:, : self.inputs] = x / full_scale
+            return full_scale, [padded]
+        kernels = self.array.chip.kernels
+        codes = dac_codes(x, full_scale, converters, kernels, width=self._width)
+        return full_scale, planes(codes, converters)
+
+    @property
+    def _width(self) -> int:
+        """Lines of all tiles in the driven direction."""
+        p = self.array.placement
+        return p.col_tiles * p.cols_per_tile if self.transposed else p.row_tiles * p.rows_per_tile
+
+    def _without_unit(self, y: Array) -> Array:
+        """Subtract each tile column's unit column from its outputs, digitally."""
+        p = self.array.placement
+        if not self._unit_columns:
+            return y
+        tile = np.arange(p.outputs) // p.cols_per_tile
+        return np.asarray(y[:, : p.outputs] - y[:, p.outputs :][:, tile])
+
+    def _adc_errors(self) -> Errors | None:
+        """Offset (codes) and gain of the ADC of every tile and column; a property of the silicon, drawn once for all time."""
+        c, p, array = self.converters, self.array.placement, self.array
+        if not (c.adc_offset or c.adc_gain):
+            return None
+        tiles, per_tile = (
+            (p.col_tiles, p.rows_per_tile) if self.transposed else (p.row_tiles, p.cols_per_tile)
+        )
+        columns = p.inputs if self.transposed else p.outputs
+        index = np.arange(columns)
+        converters = -(-(per_tile + self._unit_columns) // c.columns_per_adc)  # of one tile
+        shared = (index // per_tile) * converters + (index % per_tile) // c.columns_per_adc
+        if self._unit_columns:  # the column after a tile's outputs
+            unit = np.arange(p.col_tiles) * converters + per_tile // c.columns_per_adc
+            shared = np.append(shared, unit)
+        offset, gain = (
+            array.chip.kernels.normals(
+                np.arange(tiles, dtype=np.uint32),
+                int(shared.max()) + 1,
+                key=array.key,
+                stream=stream(Purpose.D2D, plane=plane),
+                event=0,
+            )[:, shared].astype(np.float64)
+            for plane in ADC_ERRORS[self.transposed]
+        )
+        return Errors(c.adc_offset * offset, c.adc_gain * gain)
+
+    # -- ranges ----------------------------------------------------------------------------------------------
+
+    def ranges_from(self, vectors: Array, *, dac: float, adc: float) -> Ranges:
+        """Ranges for vectors [v, inputs]: the `dac` percentile of |x|; of the analog sums the `adc` percentile on both sides.
+
+        0 is a code of every ADC. The card's `adc_range` "max" takes what full-scale inputs on full-scale cells could give instead.
+        """
+        converters = self.converters
+        full = float(np.percentile(np.abs(vectors), dac)) or 1.0
+        _, digits = self.drive(vectors, 1.0, static=full)
+        matrices = self.matrices()
+        slices, signs, tiles, rows, _ = matrices.weights.shape
+        bits = converters.adc_bits or 16
+        if converters.adc_range == "max":
+            top = float(rows * np.abs(matrices.weights).max())
+            both = converters.signed or (self.array.placement.signs == 2 and signs == 1)
+            return Ranges(full, *zero_centred(-top if both else 0.0, top, bits))
+        sums = np.stack([part for _, _, part in analog_sums(matrices, digits, converters)])
+        axes = {"array": (0, 1, 2, 3), "slice": (1, 2, 3), "tile": (0, 1, 3), "column": (0, 1, 2)}
+        low, high = np.percentile(sums, [100 - adc, adc], axis=axes[converters.adc_scope])
+        if converters.adc_scope == "array":
+            return Ranges(full, *zero_centred(float(low), float(high), bits))
+        shapes = {"slice": (slices, signs, 1, 1), "tile": (1, 1, tiles, 1), "column": (1, 1, 1, -1)}
+        ends = np.array([zero_centred(float(a), float(b), bits) for a, b in zip(low, high, strict=True)])
+        return Ranges(full, *(end.reshape(shapes[converters.adc_scope]) for end in ends.T))
+
+    def _probes(self) -> Array:
+        """Normal vectors: the range of a transposed read without any gradient having been seen."""
+        word = stream(Purpose.BACKWARD_READ)
+        rows = np.arange(PROBES, dtype=np.uint32)
+        kernels = self.array.chip.kernels
+        return kernels.normals(rows, self.inputs, key=self.array.key, stream=word, event=PROBE_EVENT).astype(
+            np.float64
+        )
+
+    # -- the ledger ------------------------------------------------------------------------------------------
+
+    def squares_of(self, vectors: Array) -> NDArray[np.int64] | None:
+        """Sum of squared digits per driven line of vectors; None without a DAC."""
+        return self._squares(self.drive(vectors, 1.0)[1])
+
+    def _squares(self, digits: list[NDArray[Any]]) -> NDArray[np.int64] | None:
+        if not self.converters.dac_bits:
+            return None
+        kernels = self.array.chip.kernels
+        return np.asarray(sum(kernels.sum_squares(plane) for plane in digits))[: self.inputs]
+
+    def book(self, vectors: int, squares: NDArray[np.int64] | None) -> None:
+        """Book reads of `vectors` vectors; `squares`: sum of squared digits per driven line."""
+        array = self.array
+        read = cost.read(array.placement, self.converters, vectors, transposed=self.transposed)
+        array.site.book(read.counts, slots=read.slots)
+        if squares is not None:
+            self.book_drive(squares)
+        elif (
+            not self.converters.dac_bits and array.chip.preset.prices is not None
+        ):  # nobody knows the voltages
+            array.site.book_physics("array_read", 0, float("nan"))
+
+    def book_drive(self, squares: NDArray[np.int64]) -> None:
+        """Book the energy of driven lines: sum of squared digits times the line's conductance times (V/digit)^2 t."""
+        array, c = self.array, self.converters
+        largest = 2**c.plane_bits - 1 if c.plane_bits else c.dac_scale
+        unit = (c.read_voltage / largest) ** 2 * c.read_width
+        energy = ReadEnergy(squares, self.operand.lines, unit)
+        name = f"{array.name}.T" if self.transposed else array.name
+        array.site.book_read((name, self.operand.digest), squares, energy)
+
+
+def check(array: ProgrammedArray) -> None:
+    """Refuse periphery that a mapping or a wiring cannot have.
+
+    Raises:
+        ConfigError: pairs in rows are subtracted on the bit line, before any conversion; gated columns take one-bit
+            planes, and one supply voltage for both cells of a pair.
+    """
+    card = array.chip.preset
+    rows = card.mapping.pair == "rows" and card.mapping.signs == 2
+    if rows and card.periphery.subtract == "digital":
+        raise ConfigError(
+            "Periphery.subtract: 'digital' is impossible with WeightMapping.pair 'rows', whose currents meet on one bit line; use "
+            "'analog', or pair 'columns'"
+        )
+    if not array.gated:
+        return
+    if card.periphery.plane_bits != 1:
+        raise ConfigError(
+            f"Periphery.plane_bits: gated columns (Wires.ladder) take one-bit planes (got {card.periphery.plane_bits}); use 1"
+        )
+    if rows:
+        raise ConfigError(
+            "WeightMapping.pair: 'rows' needs +V and -V, which gated columns do not have; use 'columns'"
+        )
