@@ -120,25 +120,21 @@ class ProgrammedArray:
 
         Cells on the verify-fail list are left alone: they would take a whole train of pulses in vain.
         """
-        use_statistics = self.chip.statistical if statistical is None else statistical
         with self.chip.ledger.scope(phase="refresh"):
             steady = self.cells.used & ~self.cells.unconverged
-            self.compensation = 1.0
-            return self._remedied(self._program(self.cells.target, use_statistics, steady), use_statistics)
+            return self._remedied(self._program(self.cells.target, statistical, steady), statistical)
 
     def _bring_to(
         self, target: Array, statistical: bool | None, where: NDArray[np.bool_] | None = None
     ) -> Programmed:
-        use_statistics = self.chip.statistical if statistical is None else statistical
-        self.compensation = 1.0  # it was measured on what the cells held before
-        done = self._program(target, use_statistics, where)
+        done = self._program(target, statistical, where)
         if self._free_spares().any() and self.cells.unconverged.any():
-            target, tried = self._try_spares(target, use_statistics)
+            target, tried = self._try_spares(target, statistical)
             done = combined(done, tried)
         self._asked = target
-        return self._remedied(done, use_statistics)
+        return self._remedied(done, statistical)
 
-    def _remedied(self, done: Programmed, statistical: bool) -> Programmed:
+    def _remedied(self, done: Programmed, statistical: bool | None) -> Programmed:
         """Ask the partners of failed cells for what the remedy wants of them; the report of all of it."""
         failed, card = self.cells.unconverged, self.chip.preset
         if card.mapping.remedy != "none":
@@ -157,19 +153,21 @@ class ProgrammedArray:
         return self.report
 
     def _program(
-        self, target: Array, statistical: bool, where: NDArray[np.bool_] | None = None
+        self, target: Array, statistical: bool | None, where: NDArray[np.bool_] | None = None
     ) -> Programmed:
-        done = self.cells.program(target, now=self.chip.time, statistical=statistical, where=where)
+        self.compensation = 1.0  # it was measured on what the cells held before
+        use_statistics = self.chip.statistical if statistical is None else statistical
+        done = self.cells.program(target, now=self.chip.time, statistical=use_statistics, where=where)
         physics = self.site.book_physics
-        if self.chip.preset.programming is not None or self.chip.preset.open_loop is not None:
+        at_once = self.chip.preset.writes_at_once
+        if not at_once:
             physics("set_pulse", done.set_pulses, done.set_energy)
             physics("reset_pulse", done.reset_pulses, done.reset_energy)
         if done.verify_reads:
             physics("verify_read", done.verify_reads, done.verify_energy)
             self.site.book({"adc_conversion": done.verify_reads})
-        exact = self.chip.preset.programming is None and self.chip.preset.open_loop is None
         chosen = self.cells.used if where is None else self.cells.used & where
-        self.site.book({"cell_write": int((chosen if exact else done.pulses > 0).sum())})
+        self.site.book({"cell_write": int((chosen if at_once else done.pulses > 0).sum())})
         return done
 
     def _present(self) -> Array:
@@ -181,7 +179,7 @@ class ProgrammedArray:
         p = self.placement
         return repair.free_columns(self.order, self._tried, p.cols_per_tile + p.unit)
 
-    def _try_spares(self, target: Array, statistical: bool) -> tuple[Array, Programmed]:
+    def _try_spares(self, target: Array, statistical: bool | None) -> tuple[Array, Programmed]:
         """Program the worst outputs of each tile into its spare columns too, and keep the better column of each.
 
         Gives the targets where the outputs are now, and what programming the spares took.

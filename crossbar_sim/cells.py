@@ -205,7 +205,7 @@ class Cells:
     def _take(self, done: Programmed, target: Array, chosen: Mask, stamp: tuple[float, int]) -> None:
         """Pulsed cells get what was written, a new deviation and a new age; the others keep theirs."""
         everything = chosen is self.used
-        touched = chosen if self._at_once else done.pulses > 0
+        touched = chosen if self.preset.writes_at_once else done.pulses > 0
         self.wear += done.pulses
         self.target = target if everything else np.where(chosen, target, self.target)
         failed = chosen & ~done.accepted
@@ -220,11 +220,6 @@ class Cells:
             self._stamp(touched, *stamp)
         self._blank = False
         self._wear_out()
-
-    @property
-    def _at_once(self) -> bool:
-        """Whether the card's cells take any conductance at once, without pulses."""
-        return self.preset.programming is None and self.preset.open_loop is None
 
     def _wear_out(self) -> None:
         """A cell that has spent its life stays for ever at the conductance it has now."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from crossbar_sim.cost import WORD_BITS
 from crossbar_sim.periphery import dac_codes
+from crossbar_sim.reading import PROBE_EVENT
 
 if TYPE_CHECKING:
     from crossbar_sim.array import ProgrammedArray
@@ -17,7 +18,6 @@ Array = NDArray[np.float64]
 KINDS = ("none", "global", "column")
 PROBES = 32
 """Known vectors per array."""
-PROBE_EVENT = 2**32 - 1
 
 
 def factors(array: ProgrammedArray, kind: str) -> float | Array:

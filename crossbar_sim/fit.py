@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -82,17 +82,7 @@ def fit_factor(
     def too_many(factor: float) -> bool:
         return response(device, faster(programming, factor), side=side, seed=seed).pulses > pulses
 
-    low = high = 1.0
-    while not too_many(low):
-        low /= 1.5
-        _within_reach(low, pulses)
-    while too_many(high):
-        high *= 1.5
-        _within_reach(high, pulses)
-    for _ in range(STEPS):
-        middle = (low * high) ** 0.5
-        low, high = (middle, high) if too_many(middle) else (low, middle)
-    return float((low * high) ** 0.5)
+    return _bisected(too_many, STEPS, pulses)
 
 
 def fit_centred(
@@ -114,17 +104,22 @@ def fit_centred(
     def too_high(ratio: float) -> bool:
         return response(device, at(ratio), side=side, seed=seed).offset > 0
 
+    return at(_bisected(too_high, RATIO_STEPS, pulses))
+
+
+def _bisected(above: Callable[[float], bool], steps: int, pulses: float) -> float:
+    """Where `above` ends, on a logarithmic scale around 1: it holds for small factors and not for large ones."""
     low = high = 1.0
-    while not too_high(low):
+    while not above(low):
         low /= 1.5
         _within_reach(low, pulses)
-    while too_high(high):
+    while above(high):
         high *= 1.5
         _within_reach(high, pulses)
-    for _ in range(RATIO_STEPS):
+    for _ in range(steps):
         middle = (low * high) ** 0.5
-        low, high = (middle, high) if too_high(middle) else (low, middle)
-    return at((low * high) ** 0.5)
+        low, high = (middle, high) if above(middle) else (low, middle)
+    return float((low * high) ** 0.5)
 
 
 def _within_reach(factor: float, pulses: float) -> None:

@@ -101,6 +101,11 @@ class Preset:
                 f"nothing; use {enough} slice{'s' * (enough > 1)}, or weight_bits 0"
             )
 
+    @property
+    def writes_at_once(self) -> bool:
+        """Whether cells take any conductance at once: the card knows no pulses."""
+        return self.programming is None and self.open_loop is None
+
     def mark(self, action: str, precision: str = "") -> str:
         """How sure the energy of an action is: the weakest mark among the numbers it rests on.
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossbar_kernels import AdcRange, AdcTable, Kernels, NoiseStream
+from crossbar_kernels import AdcRange, AdcTable, Kernels, Multiplier, NoiseStream
 from crossbar_kernels.philox import Purpose
 from crossbar_sim.circuit import Periphery
 from crossbar_sim.periphery import Ranges, adc_table, clipped, one_range
@@ -59,20 +59,6 @@ class Operand:
     def digest(self) -> str:
         """Tells the lines' conductances from any others."""
         return blake2b(self.lines.tobytes(), digest_size=16).hexdigest()
-
-
-class Arithmetic(Protocol):
-    """Whatever makes a product with one prepared matrix: the kernels, or gated columns."""
-
-    def mvm(
-        self,
-        inputs: NDArray[Any],
-        prepared: Any,
-        *,
-        adc: AdcRange | AdcTable | None,
-        noise: NoiseStream | None,
-    ) -> NDArray[np.float64]:
-        """As Kernels.mvm."""
 
 
 class Reading(NamedTuple):
@@ -124,7 +110,7 @@ def multiply(
     ranges: Ranges,
     errors: Errors | None,
     reading: Reading,
-    arithmetic: Arithmetic,
+    arithmetic: Multiplier,
 ) -> Array:
     """X D of padded codes X, in units of one code times a full-scale weight: [vectors, columns].
 

@@ -224,12 +224,12 @@ class Reader:
         that of `ranges`.
         """
         converters = self.converters
-        if self.transposed:
-            largest = np.abs(x).max(axis=1, initial=0.0, keepdims=True)
-            full_scale: float | Array = np.exp2(np.ceil(np.log2(np.where(largest > 0, largest, 1.0))))
-        elif converters.scaling == "per_vector_absmax":
+        full_scale: float | Array
+        if self.transposed or converters.scaling == "per_vector_absmax":
             largest = np.abs(x).max(axis=1, initial=0.0, keepdims=True)
             full_scale = np.where(largest > 0, largest, 1.0)
+            if self.transposed:
+                full_scale = np.exp2(np.ceil(np.log2(full_scale)))
         else:
             full_scale = (self.needed_ranges().dac if static is None else static) * power_of_two(size)
         if not converters.dac_bits:

@@ -99,7 +99,21 @@ class Prepared(Protocol):
         """Columns."""
 
 
-class Kernels(Protocol):
+class Multiplier(Protocol):
+    """Whatever makes a product with one prepared matrix."""
+
+    def mvm(
+        self,
+        inputs: NDArray[Any],
+        prepared: Any,
+        *,
+        adc: AdcRange | AdcTable | None,
+        noise: NoiseStream | None,
+    ) -> NDArray[np.float64]:
+        """Product of inputs [batch, tiles * rows] (int8 codes or float64) with `prepared`: [batch, cols]."""
+
+
+class Kernels(Multiplier, Protocol):
     """What every backend does; kernels/README.md is the contract in words."""
 
     NUMERICS: int
@@ -111,16 +125,6 @@ class Kernels(Protocol):
 
     def prepare(self, weights: NDArray[Any], variance: NDArray[Any] | None = None) -> Any:
         """Pack weights [tiles, rows, cols], int16 with |w| <= 16383 or float64, and their variances >= 0."""
-
-    def mvm(
-        self,
-        inputs: NDArray[Any],
-        prepared: Any,
-        *,
-        adc: AdcRange | AdcTable | None,
-        noise: NoiseStream | None,
-    ) -> NDArray[np.float64]:
-        """Product of inputs [batch, tiles * rows] (int8 codes or float64) with `prepared`: [batch, cols]."""
 
     def encode(
         self, x: NDArray[Any], full_scale: NDArray[np.float64], *, largest: int, signed: bool, width: int
