@@ -36,10 +36,8 @@ test: lint       ## lint, then the default test suite
 test-all: lint   ## everything this machine can run, the slow tests included
 	$(BIN)/python -m pytest -q -m "not gpu and not hub"
 
-bench: $(STAMP)  ## ratios to plain BLAS (products), a sparse LU (wires) and plain NumPy (programming) on this machine
-	$(BIN)/python kernels/bench/bench_mvm.py
-	$(BIN)/python kernels/bench/bench_wires.py
-	$(BIN)/python kernels/bench/bench_programming.py
+bench: $(STAMP)  ## times over plain ones on this machine, beside their goals, and memory (docs/performance.md)
+	$(BIN)/lorafusion bench
 
 pool: $(STAMP)   ## retrain the shipped LoRA modules
 	$(BIN)/lorafusion pool

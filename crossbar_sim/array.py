@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from crossbar_kernels import Kernels, host_name
 from crossbar_kernels.philox import key
 from crossbar_sim import compensation, mapping, reading, repair, wires
 from crossbar_sim.calibration import Recorder
 from crossbar_sim.cells import Cells
 from crossbar_sim.errors import ConfigError, MappingError
-from crossbar_sim.periphery import Ranges, finite
+from crossbar_sim.flow import Rows, Vectors, through
+from crossbar_sim.periphery import Ranges
 from crossbar_sim.programming import Programmed, combined
 from crossbar_sim.reading import Reader
 
@@ -54,7 +56,7 @@ class ProgrammedArray:
             mapping.used(placement, self.order),
             preset=chip.preset,
             key=self.key,
-            kernels_name=chip.backend,
+            kernels_name=host_name(chip.backend),
             now=chip.time,
             stuck=stuck,
         )
@@ -66,6 +68,7 @@ class ProgrammedArray:
         self._tried = np.zeros((placement.tiles, placement.columns), bool)
         self._asked = self.cells.target
         self._effective: tuple[tuple[Any, ...], Array] | None = None
+        self._factors: tuple[Any, ...] | None = None
         reading.check(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ProgrammedArray:
@@ -80,7 +83,7 @@ class ProgrammedArray:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what can be computed again."""
-        return {**self.__dict__, "_effective": None}
+        return {**self.__dict__, "_effective": None, "_factors": None}
 
     # -- programming -----------------------------------------------------------------------------------------
 
@@ -318,31 +321,31 @@ class ProgrammedArray:
 
     # -- products --------------------------------------------------------------------------------------------
 
-    def mvm(self, x: NDArray[np.floating[Any]], *, size: float = 1.0) -> Array:
+    def mvm(self, x: Any, *, size: Any = 1.0, dtype: Any = np.float64) -> NDArray[Any]:
         """X [..., n] -> W x [..., m] through DAC, cells and ADC; booked in the ledger.
 
-        Vectors that the chip's current batch marks as padding are neither driven nor booked; their result is 0.
+        Vectors that the chip's current batch marks as padding are neither driven nor booked; their result is 0. A chip whose backend computes on a
+        device takes that device's arrays too, CUDA tensors among them: the result lies there, and nothing waits for it. A vector of theirs with a
+        value that is not finite gives NaN, as looking at the values would wait.
 
         Args:
             x: inputs.
             size: how much larger than at calibration x may be (the largest coefficient, for a B-stack); the DAC's
-                range follows it by a power of two.
+                range follows it by a power of two. An array of one number on a device is not looked at.
+            dtype: float64 or float32, of the result; computed in float64.
 
         Raises:
             CalibrationError: the converters have no ranges yet (Chip.calibrate, or set `ranges`).
             MappingError: the vectors have another length than n, or values that are not finite.
         """
-        return self._real_vectors(
-            x,
-            (self.placement.outputs, self.placement.inputs),
-            lambda v, rows: self._forward_product(v, rows, size),
-        )
+        shape = self.placement.outputs, self.placement.inputs
+        return through(self, x, shape, lambda v, rows, k: self._forward_product(v, rows, k, size, dtype))
 
-    def mvm_t(self, g: NDArray[np.floating[Any]]) -> Array:
+    def mvm_t(self, g: Any, *, dtype: Any = np.float64) -> NDArray[Any]:
         """G [..., m] -> W^T g [..., n] through the same cells, bit lines driven and word lines sensed; booked.
 
         With its own converters: signed codes per vector (Reader) and an ADC whose range comes from calibration. What
-        drives the bit lines is g times the column scale.
+        drives the bit lines is g times the column scale. `dtype` as in `mvm`.
 
         Raises:
             ConfigError: gated columns cannot be read from their sum lines.
@@ -352,44 +355,44 @@ class ProgrammedArray:
             raise ConfigError(
                 "mvm_t: gated columns (Wires.ladder) have no transposed read; use backward 'nominal' or 'oracle'"
             )
-        return self._real_vectors(
-            g, (self.placement.inputs, self.placement.outputs), self._transposed_product
-        )
+        shape = self.placement.inputs, self.placement.outputs
+        return through(self, g, shape, lambda v, rows, k: self._transposed_product(v, rows, k, dtype))
 
-    def _real_vectors(self, x: NDArray[np.floating[Any]], shape: tuple[int, int], product: Any) -> Array:
-        """Apply a product of `shape` (results, inputs) to the real vectors."""
-        x, (width, expected) = np.asarray(x), shape
-        if x.ndim < 1 or x.shape[-1] != expected:
-            raise MappingError(
-                f"array {self.name!r}: takes vectors of {expected} numbers (got shape {x.shape})"
-            )
-        lead = x.shape[:-1]
-        flat = x.reshape(-1, x.shape[-1])
-        valid, rows = self.chip.samples(lead)
-        if valid is None:
-            return np.asarray(product(finite(flat, self.name), rows)).reshape(*lead, width)
-        full = np.zeros((valid.size, width))
-        full[valid] = product(finite(flat[valid], self.name), rows)
-        return full.reshape(*lead, width)
+    @property
+    def kernels(self) -> Kernels:
+        """What products are computed with: the chip's, but the host's where no device can (gated columns) or needs to (plain products)."""
+        chip = self.chip
+        on_host = chip.exact or self.recorder is not None or self.gated
+        return chip.host if on_host else chip.kernels
 
-    def _forward_product(self, x: Array, rows: NDArray[np.uint32], size: float) -> Array:
+    def _columns(self, kernels: Kernels) -> Any:
+        """The factor of each result, scale times compensation, where these kernels compute."""
+        known, now = self._factors, (self.scale, self._compensation, kernels)
+        if known is None or not (known[0] is now[0] and known[1] is now[1] and known[2] is kernels):
+            known = self._factors = *now, kernels.asarray(self.scale * self._compensation)
+        return known[3]
+
+    def _forward_product(
+        self, x: Vectors, rows: Rows, kernels: Kernels, size: Any, dtype: Any
+    ) -> NDArray[Any]:
         if self.recorder is not None:
             self.book_reads(len(x))
-            return self.recorder.product(x, self, size)
+            return self.recorder.product(x.astype(np.float64, copy=False), self, size).astype(dtype)
         if self.chip.exact:
             self.book_reads(len(x))
-            return np.asarray(x @ self.present_weights().T)
-        return self._forward.product(x, rows, size) * (self.scale * self.compensation)
+            return np.asarray(x.astype(np.float64, copy=False) @ self.present_weights().T, dtype)
+        return self._forward.product(x, rows, kernels, size=size, columns=self._columns(kernels), dtype=dtype)
 
-    def _transposed_product(self, g: Array, rows: NDArray[np.uint32]) -> Array:
+    def _transposed_product(self, g: Vectors, rows: Rows, kernels: Kernels, dtype: Any) -> NDArray[Any]:
         if self.chip.exact or self.recorder is not None:
-            self._transposed.book(len(g), None)
-            return np.asarray(g @ self.present_weights())
-        return self._transposed.product(g * (self.scale * self.compensation), rows)
+            self._transposed.book(len(g))
+            return np.asarray(g.astype(np.float64, copy=False) @ self.present_weights(), dtype)
+        driven = kernels.decode(g, 1.0, self._columns(kernels), unit=1.0, dtype=np.float64)
+        return self._transposed.product(driven, rows, kernels, dtype=dtype)
 
     def book_reads(self, vectors: int) -> None:
         """Book `vectors` products without the energy of their drives (an ideal chip's has none)."""
-        self._forward.book(vectors, None)
+        self._forward.book(vectors)
 
     def compensate(self, kind: str) -> None:
         """Measure what drift has done to the results and correct it by digital factors (Chip.compensate)."""

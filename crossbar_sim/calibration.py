@@ -29,11 +29,11 @@ class Recorder:
     seen: int = 0
     weights: Array | None = None
 
-    def product(self, x: Array, array: ProgrammedArray, size: float) -> Array:
+    def product(self, x: Array, array: ProgrammedArray, size: Any) -> Array:
         """W x of vectors [v, n] without converters and noise; some of them are kept, in units of `size`."""
         if self.weights is None:
             self.weights = array.present_weights()
-        self.vectors.append(x[:: max(1, -(-len(x) // KEPT))] / size)
+        self.vectors.append(x[:: max(1, -(-len(x) // KEPT))] / float(size))
         self.seen += len(x)
         return np.asarray(x @ self.weights.T)
 

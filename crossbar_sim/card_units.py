@@ -28,6 +28,7 @@ _BY_PATH = {
     "periphery.adc_bits": "bits",
     "periphery.plane_bits": "bits",
     "periphery.adc_offset": "codes",
+    "periphery.adc_noise": "codes",
     "mapping.weight_bits": "bits",
 }
 _BY_NAME = {

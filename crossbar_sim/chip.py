@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import ceil, isfinite
+from functools import cached_property
+from math import ceil, isfinite, prod
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crossbar_kernels import Kernels, get_kernels
+from crossbar_kernels import Kernels, get_kernels, host_name
 from crossbar_sim import calibration, compensation, mapping
 from crossbar_sim.array import ProgrammedArray
 from crossbar_sim.cost import MASTER_BITS, WORD_BITS, Counts
 from crossbar_sim.errors import ConfigError, nearest
-from crossbar_sim.ledger import Ledger, ReadEnergy, State
+from crossbar_sim.ledger import Entry, Ledger, ReadEnergy, State
 from crossbar_sim.periphery import Ranges
 from crossbar_sim.presets import Preset, as_card
 from crossbar_sim.product import GRID
@@ -27,6 +28,8 @@ GRIDS = ("exact", *GRID)
 BACKWARD_MODES = ("transposed", "nominal", "oracle")
 SEEDS = 2**32
 """Chips that differ by their seed: it is one word of the random numbers' keys."""
+KEPT_SAMPLES = 16
+"""Shapes of inputs, batches and places whose row numbers are kept."""
 ROW_STRIDE = 4096
 """Sample rows are sample * ROW_STRIDE + position, so a text's noise does not depend on its neighbours; the stride of an
 image with more positions is their number."""
@@ -40,11 +43,18 @@ class Site:
     layer: str
     matrix: str
 
-    def book(self, counts: Counts, *, slots: Mapping[str, int] | None = None) -> None:
+    def book(self, counts: Counts) -> None:
         """Book counts by action; digital and converter actions carry their precision."""
-        for action, count in counts.items():
-            key = self.chip.ledger.key(self.layer, self.matrix, action, self.chip.precision(action))
-            self.chip.ledger.book(key, count, slots=(slots or {}).get(action, 0))
+        for key, count, _ in self.entries(counts, slots={}):
+            self.chip.ledger.book(key, count)
+
+    def entries(self, counts: Counts, *, slots: Mapping[str, int]) -> tuple[Entry, ...]:
+        """Counts by action, and the sequential time they take, as the ledger's present scope addresses them."""
+        key, precision = self.chip.ledger.key, self.chip.precision
+        return tuple(
+            Entry(key(self.layer, self.matrix, action, precision(action)), count, slots.get(action, 0))
+            for action, count in counts.items()
+        )
 
     def book_physics(self, action: str, count: int, joules: float) -> None:
         """Book events whose energy is physics of the cells; they follow one another."""
@@ -52,10 +62,10 @@ class Site:
             self.chip.ledger.key(self.layer, self.matrix, action), count, slots=count, joules=joules
         )
 
-    def book_read(self, state: State, squares: NDArray[np.int64], energy: ReadEnergy) -> None:
-        """Book the state-dependent part of array reads."""
+    def reads(self, state: State, conductance: NDArray[np.float64], unit: float) -> ReadEnergy:
+        """The account of the state-dependent part of array reads, under the ledger's present scope."""
         key = self.chip.ledger.key(self.layer, self.matrix, "array_read")
-        self.chip.ledger.book_read(key, state, squares, energy)
+        return self.chip.ledger.read(key, state, conductance, unit)
 
 
 def _seed(seed: int) -> int:
@@ -64,9 +74,9 @@ def _seed(seed: int) -> int:
     return int(seed)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Batch:
-    """Which vectors of the running batch are real, and where its samples start."""
+    """Which vectors of the running batch are real."""
 
     mask: NDArray[np.bool_]
 
@@ -76,7 +86,7 @@ class Chip:
 
     Args:
         preset: a card's name, a path to one, or a Preset.
-        backend: "reference" | "numba" | "auto"; the results are the same.
+        backend: "reference" | "numba" | "auto", or "cupy" for products on a CUDA device (docs/gpu.md); the results are the same.
         seed: everything random on this chip follows from it and from names and indices; a whole number in [0, 2^32).
         grid: "int15" | "int8" | "exact": the integer grid on which conductances enter products.
         statistical: program by published statistics instead of the pulse loop.
@@ -126,6 +136,7 @@ class Chip:
         self.arrays: dict[str, ProgrammedArray] = {}
         self._batch: _Batch | None = None
         self._first_sample = 0
+        self._samples: dict[Any, tuple[NDArray[np.intp] | None, NDArray[np.uint32]]] = {}
         self._retired: dict[str, ProgrammedArray] = {}
         self.outside: tuple[Any, Any] | None = None
         _ = self.kernels  # a wrong or missing backend is an error here, not at the first product
@@ -138,6 +149,10 @@ class Chip:
         """Chip('hfo2_neurram', seed=0, arrays: 2, tiles: 3, at 3600 s)."""
         held = f"arrays: {len(self.arrays):,}, tiles: {self.tiles_used:,}"
         return f"Chip({self.preset.name!r}, seed={self.seed}, {held}, at {self.time:g} s)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what can be computed again, perhaps on a device."""
+        return {**self.__dict__, "_samples": {}}
 
     @property
     def kernels(self) -> Kernels:
@@ -152,13 +167,15 @@ class Chip:
             raise ConfigError(f"Chip.{error}") from None
 
     @property
+    def host(self) -> Kernels:
+        """What computes on the host, in NumPy arrays: programming, calibration and whatever else needs no device."""
+        return get_kernels(host_name(self.backend))
+
+    @cached_property
     def exact(self) -> bool:
         """Whether products are plain products in the input's own dtype (the ideal card)."""
         p = self.preset
-        converters = p.periphery
-        return not (
-            converters.dac_bits or converters.adc_bits or converters.column_clip or p.read_noise.present
-        )
+        return not (p.periphery.dac_bits or p.periphery.adc_bits or p.read_noise.present)
 
     # -- programming and time --------------------------------------------------------------------------------
 
@@ -336,17 +353,31 @@ class Chip:
         """Tell which positions [samples, positions] of the running batch are real (None: all)."""
         self._batch = None if mask is None else _Batch(mask)
 
-    def samples(self, lead: tuple[int, ...]) -> tuple[NDArray[np.bool_] | None, NDArray[np.uint32]]:
-        """Which vectors of an input of leading shape `lead` are real, flat (None: all), and their row numbers."""
-        if self._batch is not None and tuple(lead) == self._batch.mask.shape:
-            valid = self._batch.mask.ravel()
-            return valid, self._rows(lead)[valid]
-        return None, self._rows(lead)
+    def samples(
+        self, lead: tuple[int, ...], kernels: Kernels | None = None
+    ) -> tuple[NDArray[np.intp] | None, NDArray[np.uint32]]:
+        """Which vectors of an input of leading shape `lead` are real, by their flat indices (None: all), and their row numbers.
+
+        As NumPy arrays, or as arrays of `kernels`; the last few are kept, so that a mask is brought to a device once.
+        """
+        asked = (lead, self._first_sample, self._batch, kernels)
+        found = self._samples.get(asked)
+        if found is None:
+            if len(self._samples) >= KEPT_SAMPLES:
+                self._samples.clear()
+            rows, valid = self._rows(lead), None
+            if self._batch is not None and lead == self._batch.mask.shape:
+                valid = np.flatnonzero(self._batch.mask)
+                rows = rows[valid]
+            if kernels is not None:
+                valid, rows = None if valid is None else kernels.asarray(valid), kernels.asarray(rows)
+            found = self._samples[asked] = valid, rows
+        return found
 
     def _rows(self, lead: tuple[int, ...]) -> NDArray[np.uint32]:
         """Row number of every vector: the first axis counts samples, the others count positions."""
         samples = lead[0] if lead else 1
-        positions = int(np.prod(lead[1:], dtype=np.int64))
+        positions = prod(lead[1:])
         rows = (self._first_sample + np.arange(samples))[:, None] * max(ROW_STRIDE, positions) + np.arange(
             positions
         )
@@ -354,9 +385,7 @@ class Chip:
 
     def valid_vectors(self, lead: tuple[int, ...]) -> int:
         """How many vectors of an input of leading shape `lead` are real."""
-        if self._batch is not None and tuple(lead) == self._batch.mask.shape:
-            return int(self._batch.mask.sum())
-        return int(np.prod(lead, dtype=np.int64))
+        return len(self.samples(lead)[1])
 
     def precision(self, action: str) -> str:
         """The precision tag of an action on this chip."""

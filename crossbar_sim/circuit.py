@@ -129,7 +129,8 @@ class Periphery:
 
     The ADC has 2^adc_bits codes, `columns_per_adc` columns share one. Its range is "calibrated" (Chip.calibrate, or explicit: Ranges) or
     "max" (what full-scale inputs on full-scale cells could give), one per array, slice, tile or column (`adc_scope`).
-    `adc_offset` (codes) and `adc_gain` (relative) are standard deviations over the ADCs, drawn once per ADC.
+    `adc_offset` (codes) and `adc_gain` (relative) are standard deviations over the ADCs, drawn once per ADC; `adc_noise` (codes, rms) is
+    the noise of every conversion, as at the ADC's input.
     `column_clip` (units of the ADC's range: full-scale input x full-scale cell; 0: none) limits what a column can deliver.
     scaling: the DAC's full scale is fixed ("static") or follows max|x| of each vector, digitally ("per_vector_absmax").
     """
@@ -147,6 +148,7 @@ class Periphery:
     adc_scope: str = "array"
     adc_offset: float = 0.0
     adc_gain: float = 0.0
+    adc_noise: float = 0.0
     column_clip: float = 0.0
     scaling: str = "static"
 
@@ -180,17 +182,19 @@ class Periphery:
             "Periphery.plane_bits",
             f"must be 0 to {self.magnitude_bits}, the bits of a code's magnitude (got {self.plane_bits})",
         )
-        not_negative(self, "adc_offset", "adc_gain", "column_clip", "read_voltage", "read_width")
+        not_negative(self, "adc_offset", "adc_gain", "adc_noise", "column_clip", "read_voltage", "read_width")
         require(
             self.adc_gain < 0.15,
             "Periphery.adc_gain",
             f"must be below 0.15, so that no ADC inverts (got {self.adc_gain:g})",
         )
-        require(
-            not self.column_clip or self.adc_bits > 0,
-            "Periphery.column_clip",
-            f"needs an ADC with codes (adc_bits is 0, column_clip {self.column_clip:g}); set adc_bits, or column_clip to 0",
-        )
+        for name in ("adc_noise", "column_clip"):
+            value = getattr(self, name)
+            require(
+                not value or self.adc_bits > 0,
+                f"Periphery.{name}",
+                f"needs an ADC with codes (adc_bits is 0, {name} {value:g}); set adc_bits, or {name} to 0",
+            )
 
     @property
     def magnitude_bits(self) -> int:

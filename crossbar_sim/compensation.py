@@ -45,12 +45,13 @@ def _results(array: ProgrammedArray, probes: Array) -> Array:
         array.book_reads(len(probes))
         return np.asarray(probes @ array.read_weights().T)
     rows = np.arange(2**32 - len(probes), 2**32, dtype=np.uint64).astype(np.uint32)  # no batch's noise
-    return np.asarray(array.readers[0].product(probes, rows) * array.scale)
+    kernels = array.kernels
+    return kernels.to_host(array.readers[0].product(probes, rows, kernels, columns=array.scale))
 
 
 def _probes(array: ProgrammedArray) -> Array:
     """Known inputs that use the converters' range: normal vectors at a third of full scale, as the DAC drives them."""
-    kernels, forward = array.chip.kernels, array.readers[0]
+    kernels, forward = array.chip.host, array.readers[0]
     index = np.arange(PROBES, dtype=np.uint32)
     z = kernels.normals(index, array.placement.inputs, key=array.key, stream=0, event=PROBE_EVENT)
     if array.chip.exact:

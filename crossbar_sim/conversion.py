@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from crossbar_sim import checkpoint
 from crossbar_sim.array import ProgrammedArray
 from crossbar_sim.chip import Chip
+from crossbar_sim.conv import CrossbarConv2d
 from crossbar_sim.errors import ConfigError, nearest
-from crossbar_sim.layers import CrossbarConv2d, CrossbarLinear, CrossbarProduct, array_entries
+from crossbar_sim.layers import CrossbarLinear, CrossbarProduct, array_entries
 from crossbar_sim.moment import Moment, moment, resume
 
 Where = Callable[[str, nn.Module], bool] | Iterable[str] | None

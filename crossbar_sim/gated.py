@@ -6,6 +6,7 @@ solved (crossbar_sim.wires.gated). `mvm` stands where the kernels' does and conv
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossbar_kernels import AdcRange, AdcTable, NoiseStream
-from crossbar_kernels.reference import convert, normals
+from crossbar_kernels.checks import check_inputs, start
+from crossbar_kernels.reference import convert, deviation, normals
 from crossbar_sim import wires
 
 Array = NDArray[np.float64]
@@ -47,26 +49,47 @@ class Ladders:
 
 
 def mvm(
-    inputs: NDArray[Any], prepared: Ladders, *, adc: AdcRange | AdcTable | None, noise: NoiseStream | None
+    inputs: NDArray[Any],
+    prepared: Ladders,
+    *,
+    adc: AdcRange | AdcTable | None,
+    noise: NoiseStream | None,
+    weights: Sequence[float] = (1.0,),
+    out: Array | None = None,
 ) -> Array:
-    """Product of integer codes [vectors, tiles * rows] with the ladders, converted and summed over the tiles.
+    """Converted products of planes of integer codes [planes, vectors, tiles * rows] with the ladders, weighted and summed.
 
-    Positive and negative bits are driven one after the other and subtracted, planes are added with their weights. Read noise is not
+    Positive and negative bits are driven one after the other and subtracted, the bits of a code are added with their weights. Read noise is not
     attenuated by the wires (an upper bound: a cell's current cannot exceed what it has without them).
     """
-    x = inputs.astype(np.int64).reshape(len(inputs), prepared.tiles, prepared.rows)
-    y = np.zeros((len(inputs), prepared.cols))
-    for t in range(prepared.tiles):
-        a = sum(
-            factor * sum(2.0**k * _signed(g[t], x[:, t], k, prepared.segment) for k in _bits(x))
+    stacked = check_inputs(inputs, prepared, noise, weights)
+    x = stacked.astype(np.int64).reshape(*stacked.shape[:2], prepared.tiles, prepared.rows)
+    y = start(out, stacked.shape[1], prepared.cols)
+    for t, k in np.ndindex(prepared.tiles, len(x)):
+        a = _currents(x[k, :, t], prepared, t)
+        if noise is not None:
+            a = a + _noise(x[k], prepared, noise, t, k)
+        y += weights[k] * (a if adc is None else convert(a, adc, t))
+    return y
+
+
+def _currents(codes: NDArray[np.int64], prepared: Ladders, tile: int) -> Array:
+    """What one tile's converters see of codes [vectors, rows], without noise."""
+    return np.asarray(
+        sum(
+            factor * sum(2.0**bit * _signed(g[tile], codes, bit, prepared.segment) for bit in _bits(codes))
             for factor, g in prepared.parts
         )
-        if noise is not None and prepared.variance is not None:
-            squares = x[:, t] ** 2 if noise.squares is None else noise.squares.reshape(x.shape)[:, t]
-            z = normals(noise.rows, prepared.cols, key=noise.key, stream=noise.word(t), event=noise.event)
-            a = a + noise.scale * np.sqrt(squares @ prepared.variance[t]) * z
-        y += np.asarray(a) if adc is None else convert(np.asarray(a), adc, t)
-    return y
+    )
+
+
+def _noise(x: NDArray[np.int64], prepared: Ladders, noise: NoiseStream, tile: int, plane: int) -> Array:
+    """The noise of one tile's conversions of codes [vectors, tiles, rows]."""
+    squares = x[:, tile] ** 2 if noise.squares is None else noise.squares.reshape(x.shape)[:, tile]
+    v = None if prepared.variance is None else squares @ prepared.variance[tile]
+    word = noise.word(tile, plane)
+    z = normals(noise.rows, prepared.cols, key=noise.key, stream=word, event=noise.event)
+    return np.asarray(deviation(v, noise, tile) * z)
 
 
 def _bits(codes: NDArray[np.int64]) -> range:

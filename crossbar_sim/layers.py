@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.dlpack import from_dlpack
 
 from crossbar_kernels.gemm import Product, pack
 from crossbar_sim import checkpoint, cost
@@ -16,7 +18,18 @@ from crossbar_sim.array import ProgrammedArray
 from crossbar_sim.chip import Site
 from crossbar_sim.errors import ConfigError
 from crossbar_sim.ledger import Ledger
-from crossbar_sim.moment import at, moment
+from crossbar_sim.moment import Moment, at, moment
+
+Size = float | Tensor
+"""How much larger than at calibration an input may be; a tensor of no dimensions where asking for its value would wait for a device."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a product's backward pass must know of its forward pass: how many vectors were real, and (on arrays) the moment."""
+
+    vectors: int
+    moment: Moment | None = None
 
 
 class CrossbarProduct(nn.Module):
@@ -30,7 +43,8 @@ class CrossbarProduct(nn.Module):
     input's gradient is then the digital product with the master in every mode. The backward pass reads with the
     mask, the sample numbers and the event of its forward pass. Works in train() and in eval().
 
-    The array lives on the CPU: an input on another device is brought there and its product back. torch.compile breaks its graph
+    An input that lies on the device of the chip's backend stays there (docs/gpu.md), and so does an ideal chip's on any device; others are brought to
+    the CPU and their products back. torch.compile breaks its graph
     here: reads count and draw, which no graph may leave out. `state_dict` holds the
     state of the cells as tensors (crossbar_sim.checkpoint); copies sit on the same cells, pickles take the chip along.
     """
@@ -65,24 +79,53 @@ class CrossbarProduct(nn.Module):
         """Number of outputs m."""
         return self.array.placement.outputs
 
-    def forward(self, x: Tensor, size: float = 1.0) -> Tensor:
-        """The product. `size`: how much larger than at calibration x may be (ProgrammedArray.mvm)."""
+    def forward(self, x: Tensor, size: Size = 1.0, bias: Tensor | None = None) -> Tensor:
+        """The product, and `bias` [out]. `size`: how much larger than at calibration x may be (ProgrammedArray.mvm)."""
         if (
             torch.compiler.is_compiling()
         ):  # asked for here, as a decorator would import the compiler with this module
-            eager: Tensor = torch.compiler.disable(self._product)(x, size)
+            eager: Tensor = torch.compiler.disable(self._product)(x, size, bias)
             return eager
-        return self._product(x, size)
+        return self._product(x, size, bias)
 
-    def _product(self, x: Tensor, size: float) -> Tensor:
-        result: Tensor = _Product.apply(x, self.master, self, size)  # type: ignore[no-untyped-call]
+    def _product(self, x: Tensor, size: Size, bias: Tensor | None) -> Tensor:
+        result: Tensor = _Product.apply(x, self.master, bias, self, size)  # type: ignore[no-untyped-call]
         return result
 
-    def present_weights(self, dtype: torch.dtype) -> Tensor:
-        """The weights that the cells hold now, [out, in], read once per state of the cells."""
-        now = (self.array.moment, dtype)
+    @property
+    def matrix(self) -> nn.Parameter | None:
+        """The digital matrix [out, in] that may train; None where only cells hold it."""
+        return self.master
+
+    def run(self, x: Tensor, size: Size = 1.0) -> tuple[Tensor, Trace]:
+        """The product without a gradient, and what `pull_back` needs of it."""
+        array, chip = self.array, self.array.chip
+        trace = Trace(chip.valid_vectors(x.shape[:-1]), moment(chip))
+        if chip.exact:
+            array.book_reads(trace.vectors)
+            return self.multiply("forward", self.present_weights(x), x), trace
+        return to_tensor(array.mvm(self._vectors(x), size=size, dtype=own(x)), x), trace
+
+    def _vectors(self, x: Tensor) -> Any:
+        """What the array takes of a tensor: itself on the device of the chip's backend, else NumPy's view or copy."""
+        if x.is_cpu or x.device.type != self.array.chip.kernels.DEVICE:
+            return to_numpy(x)
+        return (x.float() if x.dtype == torch.bfloat16 else x).detach()
+
+    def pull_back(
+        self, grad: Tensor, trace: Trace, matrix: Tensor | None, *, wants_input: bool, wants_matrix: bool
+    ) -> Tensor | None:
+        """Gradient [..., in] of the input, if wanted, read at the moment of `run`; a wanted gradient of `matrix` is booked only."""
+        assert trace.moment is not None  # `run` made it
+        with at(self.array.chip, trace.moment):
+            self.book_backward(trace.vectors, wants_input=wants_input, wants_master=wants_matrix)
+            return self._input_gradient(grad, matrix) if wants_input else None
+
+    def present_weights(self, like: Tensor) -> Tensor:
+        """The weights that the cells hold now, [out, in], read once per state of the cells; of the type and on the device of `like`."""
+        now = (self.array.moment, like.dtype, like.device)
         if self._present is None or self._present[0] != now:
-            self._present = (now, torch.from_numpy(self.array.present_weights()).to(dtype))
+            self._present = (now, torch.from_numpy(self.array.present_weights()).to(like))
         return self._present[1]
 
     def multiply(self, use: str, weight: Tensor, x: Tensor) -> Tensor:
@@ -92,24 +135,23 @@ class CrossbarProduct(nn.Module):
             held = self._packed[use] = (weight, pack(weight))
         return held[1](x)
 
-    def backward_input(self, grad: Tensor) -> Tensor:
+    def _input_gradient(self, grad: Tensor, master: Tensor | None) -> Tensor:
         """Gradient [..., in] of the input, by the chip's backward mode."""
-        if self.master is not None:
-            return grad @ self.master.detach().to(grad)
+        if master is not None:
+            return grad @ master.detach().to(grad)
         chip = self.array.chip
         if chip.backward == "transposed" and not chip.exact:
-            return torch.from_numpy(self.array.mvm_t(to_numpy(grad))).to(grad)
-        nominal = chip.backward == "nominal"
-        weight = self._nominal(grad.dtype) if nominal else self.present_weights(grad.dtype)
+            return to_tensor(self.array.mvm_t(self._vectors(grad), dtype=own(grad)), grad)
+        weight = self._nominal(grad) if chip.backward == "nominal" else self.present_weights(grad)
         if self._transposed is None or self._transposed[0] is not weight:
             self._transposed = (weight, weight.T.contiguous())
-        return self.multiply("backward", self._transposed[1], grad.cpu()).to(grad.device)
+        return self.multiply("backward", self._transposed[1], grad)
 
-    def _nominal(self, dtype: torch.dtype) -> Tensor:
+    def _nominal(self, like: Tensor) -> Tensor:
         """The weights that the array was asked to hold, [out, in], computed once per programming."""
-        now = (self.array.version, self.array.changes, dtype)
+        now = (self.array.version, self.array.changes, like.dtype, like.device)
         if self._asked is None or self._asked[0] != now:
-            self._asked = (now, torch.from_numpy(self.array.target_weights()).to(dtype))
+            self._asked = (now, torch.from_numpy(self.array.target_weights()).to(like))
         return self._asked[1]
 
     def book_backward(self, vectors: int, *, wants_input: bool, wants_master: bool) -> None:
@@ -124,7 +166,7 @@ class CrossbarProduct(nn.Module):
             return
         if self.master is None and chip.backward == "transposed":
             if chip.exact:
-                self.array.readers[1].book(vectors, None)
+                self.array.readers[1].book(vectors)
             return
         site.book(cost.dense(m, n, vectors))
         step = (chip.ledger, chip.ledger.task, chip.event)
@@ -165,41 +207,67 @@ def array_entries(state_dict: dict[str, Any], prefix: str) -> dict[str, NDArray[
     return {key: to_numpy(value) for key, value in below.items() if key.startswith(checkpoint.ENTRIES)}
 
 
+def own(x: Tensor) -> type[np.floating[Any]]:
+    """In which type results for a tensor leave the array: its own where NumPy and the array have it, else float64."""
+    return np.float32 if x.dtype == torch.float32 else np.float64
+
+
+def to_tensor(result: Any, like: Tensor) -> Tensor:
+    """A result of an array as a tensor of the type and on the device of `like`, where it lies already without a copy."""
+    y = torch.from_numpy(result) if isinstance(result, np.ndarray) else from_dlpack(result)
+    return y.to(like)
+
+
 def to_numpy(x: Tensor) -> NDArray[Any]:
     """The values of a tensor of any device and type; NumPy has no bfloat16."""
-    x = x.detach().cpu()
-    return np.asarray((x.float() if x.dtype == torch.bfloat16 else x).numpy())
+    return np.asarray((x.float() if x.dtype == torch.bfloat16 else x).numpy(force=True))
 
 
 class _Product(torch.autograd.Function):
     """Forward on the array, backward as CrossbarProduct says."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, master: Tensor | None, product: CrossbarProduct, size: float) -> Tensor:
-        array = product.array
-        chip = array.chip
-        ctx.product, ctx.moment = product, moment(chip)
-        ctx.save_for_backward(x if master is not None else x.new_empty(0))
-        ctx.vectors = chip.valid_vectors(x.shape[:-1])
-        if chip.exact:
-            array.book_reads(ctx.vectors)
-            return product.multiply("forward", product.present_weights(x.dtype), x.cpu()).to(x.device)
-        return torch.from_numpy(array.mvm(to_numpy(x), size=size)).to(x)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        master: Tensor | None,
+        bias: Tensor | None,
+        product: CrossbarProduct,
+        size: Size,
+    ) -> Tensor:
+        ctx.save_for_backward(None if master is None else x, master)
+        ctx.product = product
+        y, ctx.trace = product.run(x, size)
+        return y if bias is None else plus(y, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         (grad,) = grads
-        product: CrossbarProduct = ctx.product
-        wants_input, wants_master = ctx.needs_input_grad[:2]
-        with at(product.array.chip, ctx.moment):
-            product.book_backward(ctx.vectors, wants_input=wants_input, wants_master=wants_master)
-            grad_x = product.backward_input(grad) if wants_input else None
-        grad_master = None
-        if wants_master:
-            (x,) = ctx.saved_tensors
-            grad_master = grad.reshape(-1, grad.shape[-1]).T @ x.reshape(-1, x.shape[-1])
-        return grad_x, grad_master, None, None
+        x, master = ctx.saved_tensors
+        wants_input, wants_master, wants_bias = ctx.needs_input_grad[:3]
+        grad_x = ctx.product.pull_back(
+            grad, ctx.trace, master, wants_input=wants_input, wants_matrix=wants_master
+        )
+        grad_bias = grad.reshape(-1, grad.shape[-1]).sum(0) if wants_bias else None
+        return grad_x, outer(grad, x) if wants_master else None, grad_bias, None, None
+
+
+def plus(y: Tensor, bias: Tensor) -> Tensor:
+    """Y + bias, in place where their types allow it.
+
+    By NumPy: torch would wake its threads for so little work, which on a busy machine takes longer than the product.
+    """
+    if not y.is_cpu or y.dtype != bias.dtype or y.dtype == torch.bfloat16:
+        return y + bias
+    values = y.numpy()
+    values += bias.detach().numpy()
+    return y
+
+
+def outer(grad: Tensor, x: Tensor) -> Tensor:
+    """Gradient [out, in] of a matrix: g x^T summed over the vectors."""
+    return grad.reshape(-1, grad.shape[-1]).T @ x.reshape(-1, x.shape[-1]).to(grad.dtype)
 
 
 class DigitalProduct(nn.Module):
@@ -222,25 +290,50 @@ class DigitalProduct(nn.Module):
         """Number of outputs m."""
         return int(self.weight.shape[0])
 
-    def forward(self, x: Tensor, size: float = 1.0) -> Tensor:
+    @property
+    def matrix(self) -> nn.Parameter:
+        """The digital matrix [out, in] that may train."""
+        return self.weight
+
+    def forward(self, x: Tensor, size: Size = 1.0) -> Tensor:
         """The product; `size` is accepted for symmetry with CrossbarProduct and has no effect."""
+        out, trace = self.run(x, size)
+        if self.site is not None and out.requires_grad:
+            wants_input = x.requires_grad
+            out.register_hook(
+                lambda _: self._book_backward(
+                    trace, wants_input=wants_input, wants_matrix=self.weight.requires_grad
+                )
+            )
+        return out
+
+    def run(self, x: Tensor, size: Size = 1.0) -> tuple[Tensor, Trace]:
+        """The product and what `pull_back` needs of it; `size` has no effect."""
         del size
         out = nn.functional.linear(x, self.weight)
         if self.site is None:
-            return out
-        vectors = self.site.chip.valid_vectors(x.shape[:-1])
-        self.site.book(cost.dense(self.out_features, self.in_features, vectors))
-        if out.requires_grad:
-            wants_input = x.requires_grad
-            out.register_hook(lambda grad: self._book_backward(vectors, wants_input=wants_input))
-        return out
+            return out, Trace(0)
+        trace = Trace(self.site.chip.valid_vectors(x.shape[:-1]))
+        self.site.book(cost.dense(self.out_features, self.in_features, trace.vectors))
+        return out, trace
 
-    def _book_backward(self, vectors: int, *, wants_input: bool) -> None:
-        assert self.site is not None  # the hook is only set with a site
+    def pull_back(
+        self, grad: Tensor, trace: Trace, matrix: Tensor | None, *, wants_input: bool, wants_matrix: bool
+    ) -> Tensor | None:
+        """Gradient [..., in] of the input, if wanted; a wanted gradient of `matrix` is booked only."""
+        self._book_backward(trace, wants_input=wants_input, wants_matrix=wants_matrix)
+        if not wants_input:
+            return None
+        assert matrix is not None  # as in `run`
+        return grad @ (matrix if matrix.dtype == grad.dtype else matrix.to(grad))
+
+    def _book_backward(self, trace: Trace, *, wants_input: bool, wants_matrix: bool) -> None:
+        if self.site is None:
+            return
         if wants_input:
-            self.site.book(cost.dense(self.out_features, self.in_features, vectors))
-        if self.weight.requires_grad:
-            self.site.book(cost.weight_gradient(self.out_features, self.in_features, vectors))
+            self.site.book(cost.dense(self.out_features, self.in_features, trace.vectors))
+        if wants_matrix:
+            self.site.book(cost.weight_gradient(self.out_features, self.in_features, trace.vectors))
 
 
 class CrossbarLinear(nn.Module):
@@ -263,68 +356,11 @@ class CrossbarLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """X [..., in] -> [..., out]."""
-        out: Tensor = self.product(x)
-        return out if self.bias is None else out + self.bias
+        out: Tensor = self.product(x, bias=self.bias)
+        return out
 
 
-class CrossbarConv2d(nn.Module):
-    """A two-dimensional convolution on arrays: every window of the image is one input vector (im2col).
-
-    y[o, p] = sum_i W[o, i] x[i, p] with i over (channel, kernel row, kernel column), the array's word lines, and p
-    over the output positions. Each of the `groups` has its own array. Stride, padding, padding mode and dilation
-    as in nn.Conv2d. A convolution of B images with P output positions drives B P vectors per array; the image counts
-    as the sample, the output position as the position in it.
-
-    Args:
-        products: one per group, each [channels out / groups, channels in / groups * kernel].
-        like: the layer whose geometry is taken over.
-    """
-
-    def __init__(self, products: list[CrossbarProduct], like: nn.Conv2d) -> None:
-        super().__init__()
-        self.products = nn.ModuleList(products)
-        self.bias = like.bias
-        self.in_channels, self.out_channels, self.groups = like.in_channels, like.out_channels, like.groups
-        self.kernel_size, self.stride, self.dilation = like.kernel_size, like.stride, like.dilation
-        self.padding, self.padding_mode = like.padding, like.padding_mode
-        # left, right, top, bottom: "same" may need one more on one side
-        self.border: list[int] = list(like._reversed_padding_repeated_twice)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """X [B, C, H, W] or [C, H, W] -> [B, C out, H out, W out] or without B."""
-        if x.dim() == 3:
-            single: Tensor = self.forward(x[None])[0]
-            return single
-        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        padded = nn.functional.pad(x, self.border, mode=mode)
-        columns = nn.functional.unfold(
-            padded, self.kernel_size, dilation=self.dilation, stride=self.stride
-        ).transpose(1, 2)
-        parts = columns.chunk(self.groups, -1)  # channels are the slowest of an unfolded vector's indices
-        results = [product(part) for product, part in zip(self.products, parts, strict=True)]
-        out = results[0] if self.groups == 1 else torch.cat(results, -1)
-        out = out if self.bias is None else out + self.bias
-        return out.transpose(1, 2).reshape(len(x), self.out_channels, *self._positions(padded))
-
-    def _positions(self, padded: Tensor) -> tuple[int, int]:
-        """Output rows and columns."""
-        height, width = (
-            (size - reach * (kernel - 1) - 1) // step + 1
-            for size, kernel, reach, step in zip(
-                padded.shape[-2:], self.kernel_size, self.dilation, self.stride, strict=True
-            )
-        )
-        return height, width
-
-    def extra_repr(self) -> str:
-        """The geometry for print(model)."""
-        return (
-            f"{self.in_channels} -> {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
-            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}"
-        )
-
-
-def split(layer: nn.Module) -> tuple[nn.Module, nn.Parameter | None]:
+def split(layer: nn.Module) -> tuple[CrossbarProduct | DigitalProduct, nn.Parameter | None]:
     """The product and the bias of a linear layer, on the chip or not.
 
     Raises:

@@ -8,7 +8,7 @@ multiplied by that word line's summed conductance when the ledger is priced.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import fsum
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from crossbar_kernels import Kernels
 from crossbar_sim.errors import LedgerError, nearest
 from crossbar_sim.prices import PriceTable
 
@@ -65,13 +66,48 @@ class Key(NamedTuple):
     precision: str
 
 
-@dataclass
-class ReadEnergy:
-    """sum_i S_i G_i * unit: squared DAC codes per word line, times its conductance (S), times V^2 t / K^2."""
+class Entry(NamedTuple):
+    """What one vector, or whatever repeats, adds to an account: a number of events, and the sequential time they take."""
 
-    squares: NDArray[np.int64]
-    conductance: NDArray[np.float64]
-    unit: float
+    key: Key
+    events: int
+    slots: int
+
+
+class ReadEnergy:
+    """sum_i S_i G_i * unit: squared DAC codes per word line, times its conductance (S), times V^2 t / K^2.
+
+    Codes are squared and summed where they are, a device perhaps, and the sums brought here when somebody asks for them.
+    """
+
+    def __init__(self, squares: NDArray[np.int64], conductance: NDArray[np.float64], unit: float) -> None:
+        self.conductance, self.unit = conductance, unit
+        self._squares = squares
+        self._waiting: tuple[Kernels, Any] | None = None
+
+    @property
+    def squares(self) -> NDArray[np.int64]:
+        """Sum of squared codes per word line."""
+        if self._waiting is not None:
+            kernels, sums = self._waiting
+            self._waiting = None
+            self._squares += kernels.to_host(sums)[: self._squares.size]
+        return self._squares
+
+    @squares.setter
+    def squares(self, squares: NDArray[np.int64]) -> None:
+        self._squares, self._waiting = squares, None
+
+    def add(self, codes: NDArray[Any], kernels: Kernels) -> None:
+        """Add the squares of codes [..., lines] of these kernels, padded with zeros beyond the word lines; waits for nothing."""
+        if self._waiting is None or self._waiting[0] is not kernels:
+            self._squares = self.squares
+            self._waiting = kernels, kernels.asarray(np.zeros(codes.shape[-1], np.int64))
+        kernels.add_squares(codes, self._waiting[1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything, on the host."""
+        return {**self.__dict__, "_squares": self.squares, "_waiting": None}
 
     def joules(self) -> float:
         """The energy in J."""
@@ -126,13 +162,21 @@ class Ledger:
         if joules is not None:
             self.joules[key].append(joules)
 
-    def book_read(self, key: Key, state: State, squares: NDArray[np.int64], energy: ReadEnergy) -> None:
-        """Add squared DAC codes per word line; other conductances open a new entry."""
+    def book_times(self, entries: Iterable[Entry], times: int) -> None:
+        """Add `times` times what the entries say."""
+        for key, events, slots in entries:
+            self.counts[key] += events * times
+            if slots * times:
+                self.slots[key] += slots * times
+
+    def read(self, key: Key, state: State, conductance: NDArray[np.float64], unit: float) -> ReadEnergy:
+        """The account of reads under this key; other conductances open a new one."""
         entry = self.reads.get((key, state))
         if entry is None:
-            self.reads[key, state] = ReadEnergy(squares.copy(), energy.conductance, energy.unit)
-        else:
-            entry.squares += squares
+            entry = self.reads[key, state] = ReadEnergy(
+                np.zeros(conductance.shape, np.int64), conductance, unit
+            )
+        return entry
 
     def rows(self, prices: PriceTable | None) -> list[dict[str, Any]]:
         """One dict per entry: task, phase, layer, matrix, action, precision, count, energy_J, time_s.
@@ -181,7 +225,7 @@ class Ledger:
             for key, joules in part.joules.items():
                 merged.joules[key].extend(joules)
             for (key, state), entry in part.reads.items():
-                merged.book_read(key, state, entry.squares, entry)
+                merged.read(key, state, entry.conductance, entry.unit).squares += entry.squares
         return merged
 
     def copy(self) -> Ledger:

@@ -69,6 +69,11 @@ class Placement:
         return (self.tiles, self.slices, self.signs, self.copies, self.rows_per_tile, self.columns)
 
     @property
+    def tile_column(self) -> NDArray[np.intp]:
+        """Column of tiles in which each output sits, [outputs]."""
+        return np.arange(self.outputs) // self.cols_per_tile
+
+    @property
     def word_lines(self) -> int:
         """Physical word lines per input: 2 for row pairs."""
         return 2 if self.pair == "rows" and self.signs == 2 else 1

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from crossbar_sim.chip import Chip
 
 
-@dataclass(frozen=True)
-class Moment:
+class Moment(NamedTuple):
     """The running batch with its mask (None: every vector is real), its first sample's number, and the read event."""
 
     batch: Any

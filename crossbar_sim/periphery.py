@@ -50,8 +50,8 @@ class Ranges:
         return tuple(np.broadcast_to(end, (tiles, columns)) for end in (low, high))  # type: ignore[return-value]
 
 
-def finite(x: NDArray[np.floating[Any]], name: str) -> Array:
-    """Vectors [v, n] for the array called `name`, as float64.
+def finite(x: NDArray[Any], name: str) -> NDArray[np.floating[Any]]:
+    """Vectors [v, n] for the array called `name`: float32 as they are, others as float64.
 
     Raises:
         MappingError: a value is not finite; a DAC has no code for it.
@@ -61,7 +61,7 @@ def finite(x: NDArray[np.floating[Any]], name: str) -> Array:
         raise MappingError(
             f"array {name!r}: inputs hold values that are not finite (vector {first}); the DAC has no code for them"
         )
-    return x.astype(np.float64)
+    return x if x.dtype == np.float32 else x.astype(np.float64, copy=False)
 
 
 def dac_codes(
@@ -76,27 +76,25 @@ def dac_codes(
 
     Args:
         x: inputs.
-        full_scale: what the largest code stands for, one number or one per vector.
+        full_scale: what the largest code stands for, one number or one per vector [v, 1].
         converters: the periphery.
         kernels: the arithmetic.
         width: lines to drive; default: n.
     """
     return kernels.encode(
         x,
-        np.broadcast_to(np.reshape(np.asarray(full_scale, np.float64), -1), len(x)),
+        np.full(len(x), full_scale) if isinstance(full_scale, int | float) else full_scale.reshape(-1),
         largest=converters.dac_scale,
         signed=converters.signed,
         width=x.shape[1] if width is None else width,
     )
 
 
-def planes(codes: Codes, converters: Periphery) -> list[Codes]:
-    """The digits of the codes' magnitudes with the codes' signs, least significant plane first."""
-    d = converters.plane_bits
-    if not d:
-        return [codes]
-    magnitude, sign = np.abs(codes), np.sign(codes)
-    return [sign * ((magnitude >> (d * k)) & (2**d - 1)) for k in range(converters.planes)]
+def planes(codes: Codes, converters: Periphery, kernels: Kernels) -> Codes:
+    """The digits of the codes' magnitudes with the codes' signs, least significant plane first, [planes, v, width]."""
+    if not converters.plane_bits:
+        return codes[None]
+    return kernels.planes(codes, bits=converters.plane_bits, count=converters.planes)
 
 
 def zero_centred(low: float, high: float, bits: int) -> tuple[float, float]:
@@ -125,13 +123,6 @@ def adc_codes(low: float, high: float, bits: int) -> tuple[float, float, float]:
     if abs(below - round(below)) < 1e-9 * steps:
         below = round(below)
     return -below * step, (steps - below) * step, step
-
-
-def power_of_two(size: float) -> float:
-    """The smallest power of two that is at least `size` (1 for a size that is 0 or not finite)."""
-    if not math.isfinite(size) or size <= 0:
-        return 1.0
-    return 2.0 ** math.ceil(math.log2(size))
 
 
 def adc_table(low: Array, high: Array, bits: int, *, offset: Array | float, gain: Array | float) -> AdcTable:

@@ -264,7 +264,7 @@ def only(card: Preset | str | Path, effects: Iterable[str]) -> Preset:
 
     levels: conductances in steps, and weights in slices; else continuous. programming: write-verify or counted pulses, with
     what they leave; else exact writes. relaxation: relaxation and drift (published relaxation is the total error about the target: alone, it
-    holds the programming error too). read_noise. converters: DAC, ADC and what the columns can deliver; else exact. spread: device to device
+    holds the programming error too). read_noise. converters: DAC, ADC with its noise, and what the columns can deliver; else exact. spread: device to device
     and cycle to cycle. faults: stuck cells. wear: endurance. ir_drop: wire resistance; else 0 ohm.
 
     Raises:
@@ -326,7 +326,14 @@ _OFF: dict[str, dict[str, Any]] = {
     "relaxation": _defaults("relaxation") | _defaults("drift"),
     "read_noise": _defaults("read_noise"),
     "converters": _defaults(
-        "periphery", "dac_bits", "adc_bits", "plane_bits", "adc_offset", "adc_gain", "column_clip"
+        "periphery",
+        "dac_bits",
+        "adc_bits",
+        "plane_bits",
+        "adc_offset",
+        "adc_gain",
+        "adc_noise",
+        "column_clip",
     ),
     "spread": {
         "device.strength_spread": 0.0,

@@ -45,7 +45,8 @@ class Matrices(NamedTuple):
 class Operand:
     """Matrices on the chip's grid, handed to the kernels; the other fields as in Matrices.
 
-    `prepared` [slice][sign]; one integer stands for `unit`, and `noise_scale` turns the root of the variance grid into such integers.
+    `prepared` [slice][sign]; one integer stands for `unit`, and `noise_scale` turns the root of the variance grid into such integers. `base`: which
+    unit column belongs to each output, [outputs]; None without unit columns.
     """
 
     prepared: tuple[tuple[Any, ...], ...]
@@ -54,6 +55,7 @@ class Operand:
     coefficients: tuple[float, ...]
     offset: float
     lines: Array
+    base: NDArray[np.intp] | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -77,7 +79,31 @@ class Errors(NamedTuple):
     gain: Array
 
 
-def operand(matrices: Matrices, grid: str, kernels: Kernels) -> Operand:
+class Conversion(NamedTuple):
+    """The converters of one slice and sign, in units of one code times one integer of the grid (None: ideal), and their own noise.
+
+    `sigma`: standard deviation [tiles, columns] in the same units; None: no noise.
+    """
+
+    adc: AdcRange | AdcTable | None
+    sigma: Array | None
+
+
+class Driven(NamedTuple):
+    """What drives the lines and is converted by itself.
+
+    Attributes:
+        inputs: [planes, vectors, tiles * lines].
+        weights: what a plane's results count.
+        squares: sums of squared digits that multiply the read variances [vectors, tiles * lines]; None: the squared inputs.
+    """
+
+    inputs: NDArray[Any]
+    weights: tuple[float, ...]
+    squares: NDArray[Any] | None
+
+
+def operand(matrices: Matrices, grid: str, kernels: Kernels, base: NDArray[np.intp] | None = None) -> Operand:
     """Put a matrix and its read variances on the chip's grid, one unit for all slices and signs.
 
     The kernels take weights of several slices one by one; without a grid (`exact`) the unit is 1.
@@ -99,80 +125,60 @@ def operand(matrices: Matrices, grid: str, kernels: Kernels) -> Operand:
         for s, per_slice in enumerate(weights)
     )
     scale = 0.0 if variance is None else float(np.sqrt(variance_unit)) / unit
-    return Operand(prepared, unit, scale, matrices.coefficients, matrices.offset, matrices.lines)
+    return Operand(prepared, unit, scale, matrices.coefficients, matrices.offset, matrices.lines, base)
 
 
 def multiply(
     held: Operand,
-    planes: Sequence[NDArray[Any]],
+    driven: Driven,
+    conversions: Sequence[Sequence[Conversion]],
     *,
-    converters: Periphery,
-    ranges: Ranges,
-    errors: Errors | None,
     reading: Reading,
     arithmetic: Multiplier,
+    kernels: Kernels,
 ) -> Array:
-    """X D of padded codes X, in units of one code times a full-scale weight: [vectors, columns].
+    """X D of padded codes X, in units of one code times one integer of the grid (`held.unit` full-scale weights): [vectors, columns].
 
-    sum over slices s, signs and planes k of +-u_s 2^(d k) ADC(sum_i digit_i g_i + noise), each per tile and summed digitally; planes that
-    are accumulated in analog (acc <- (acc + part)/2^d) make one conversion of the whole code whose noise is that of all
-    plane reads: variance sum_k 4^(d k) sum_i digit_ik^2 sigma_i^2.
+    sum over slices s and signs, in each over tiles and planes k, of +-u_s 2^(d k) ADC(sum_i digit_i g_i + noise), summed digitally.
 
     Args:
         held: the matrix.
-        planes: digits [vectors, tiles * rows], least significant first; one plane: the codes themselves.
-        converters: the chip's periphery.
-        ranges: the ADC's ends.
-        errors: its offset and gain errors; None: none.
+        driven: what drives the lines.
+        conversions: the converters, [slice][sign].
         reading: which draws.
-        arithmetic: what multiplies, converts and sums over the tiles.
+        arithmetic: what multiplies, converts and sums over tiles and planes.
+        kernels: what does the rest, where the arrays lie.
     """
-    parts = list(_parts(planes, converters))
-    total: float | Array = 0.0
+    total: Array | None = None
     for s, (per_sign, u) in enumerate(zip(held.prepared, held.coefficients, strict=True)):
         for sign, prepared in enumerate(per_sign):
-            tiles, columns = prepared.tiles, prepared.cols
-            ends = ranges.at(s, sign, tiles, columns)
-            adc = _adc(converters, ends, errors, _drive(converters) / held.unit, (tiles, columns))
-            for k, (weight, inputs, squares) in enumerate(parts):
-                noise = _noise(held, reading, squares)
-                if noise is not None:
-                    noise = noise._replace(sign=sign, slice_=s, plane=k)
-                y = arithmetic.mvm(inputs, prepared, adc=adc, noise=noise)
-                total = total + y * (u * weight if sign == 0 else -u * weight)
-    result = np.asarray(total) * held.unit
+            adc, sigma = conversions[s][sign]
+            noise = None
+            if held.noise_scale or sigma is not None:
+                noise = NoiseStream(held.noise_scale, *reading, driven.squares, sign, s, 0, sigma)
+            weights = [-u * weight if sign else u * weight for weight in driven.weights]
+            total = arithmetic.mvm(driven.inputs, prepared, adc=adc, noise=noise, weights=weights, out=total)
+    assert total is not None  # there is a slice
     if held.offset:
-        sums = sum(weight * inputs.sum(1, dtype=np.float64) for weight, inputs, _ in parts)
-        result -= held.offset * np.asarray(sums)[:, None]
-    return result
+        kernels.subtract_sums(total, driven.inputs, driven.weights, held.offset / held.unit)
+    return total
 
 
-def _parts(
-    planes: Sequence[NDArray[Any]], converters: Periphery
-) -> Iterator[tuple[float, NDArray[Any], NDArray[Any] | None]]:
-    """What is converted by itself: (weight, inputs, squares that multiply the read variances or None)."""
-    d = converters.plane_bits
-    if len(planes) == 1:
-        yield 1.0, _narrow(planes[0]), None
-    elif converters.accumulate == "digital":
-        for k, plane in enumerate(planes):
-            yield float(2 ** (d * k)), _narrow(plane), None
-    else:
-        code = sum(plane.astype(np.int32) << (d * k) for k, plane in enumerate(planes))
-        squares = sum(plane.astype(np.int64) ** 2 << (2 * d * k) for k, plane in enumerate(planes))
-        yield 1.0, _narrow(np.asarray(code)), _fitting(np.asarray(squares))
+def accumulated(
+    codes: NDArray[Any], digits: NDArray[Any], converters: Periphery, kernels: Kernels, *, noisy: bool = False
+) -> Driven:
+    """What is converted by itself of codes [vectors, lines] with the planes `digits` [planes, vectors, lines].
 
-
-def _narrow(codes: NDArray[Any]) -> NDArray[Any]:
-    """Codes as the kernels take them: int8 where they fit, else float64."""
-    if codes.dtype in (np.int8, np.float64):
-        return codes
-    fits = not codes.size or np.abs(codes).max() <= 127
-    return codes.astype(np.int8 if fits else np.float64)
-
-
-def _fitting(squares: NDArray[Any]) -> NDArray[Any]:
-    return squares.astype(np.int16 if not squares.size or squares.max() <= VARIANCE_STEPS else np.float64)
+    Planes that are accumulated in analog (acc <- (acc + part)/2^d) make one conversion of the whole code whose noise is that of all
+    plane reads: variance sum_k 4^(d k) sum_i digit_ik^2 sigma_i^2.
+    """
+    places = [converters.plane_bits * k for k in range(len(digits))]
+    if len(digits) == 1 or converters.accumulate == "digital":
+        return Driven(kernels.reals(digits), tuple(float(2**place) for place in places), None)
+    squares = None
+    if noisy:
+        squares = kernels.joint_squares(digits, bits=converters.plane_bits, largest=converters.dac_scale)
+    return Driven(kernels.reals(codes)[None], (1.0,), squares)
 
 
 def _drive(converters: Periphery) -> float:
@@ -181,6 +187,27 @@ def _drive(converters: Periphery) -> float:
         return 1.0
     digital_planes = converters.plane_bits and converters.accumulate == "digital"
     return float(2**converters.plane_bits - 1 if digital_planes else converters.dac_scale)
+
+
+def conversions(
+    held: Operand, converters: Periphery, ranges: Ranges, errors: Errors | None, kernels: Kernels
+) -> tuple[tuple[Conversion, ...], ...]:
+    """The converters of a matrix, [slice][sign], from the ADC's ends and its offset and gain errors (None: none); arrays for `kernels`."""
+    per_step = _drive(converters) / held.unit
+
+    def conversion(s: int, sign: int, shape: tuple[int, int]) -> Conversion:
+        adc = _adc(converters, ranges.at(s, sign, *shape), errors, per_step, shape)
+        sigma = None
+        if adc is not None and converters.adc_noise:
+            sigma = kernels.asarray(np.full(shape, converters.adc_noise) * adc.step)
+        if isinstance(adc, AdcTable):
+            adc = AdcTable(*(kernels.asarray(column) for column in adc))
+        return Conversion(adc, sigma)
+
+    return tuple(
+        tuple(conversion(s, k, (prepared.tiles, prepared.cols)) for k, prepared in enumerate(per_sign))
+        for s, per_sign in enumerate(held.prepared)
+    )
 
 
 def _adc(
@@ -200,18 +227,11 @@ def _adc(
     return clipped(table, converters.column_clip * per_step) if converters.column_clip else table
 
 
-def _noise(held: Operand, reading: Reading, squares: NDArray[Any] | None) -> NoiseStream | None:
-    if held.noise_scale == 0.0:
-        return None
-    return NoiseStream(held.noise_scale, *reading, squares)
-
-
 def analog_sums(
-    matrices: Matrices, planes: Sequence[NDArray[Any]], converters: Periphery
+    matrices: Matrices, driven: Driven, converters: Periphery
 ) -> Iterator[tuple[int, int, Array]]:
     """What the converters would see without noise, in the units of `Ranges`: (slice, sign, [vectors, tile, column])."""
     slices, signs, tiles, rows, _ = matrices.weights.shape
-    parts = [inputs for _, inputs, _ in _parts(planes, converters)]
-    x = np.concatenate(parts).astype(np.float64).reshape(-1, tiles, rows) / _drive(converters)
+    x = driven.inputs.astype(np.float64).reshape(-1, tiles, rows) / _drive(converters)
     for s, sign in np.ndindex(slices, signs):
         yield s, sign, np.einsum("vtr,trc->vtc", x, matrices.weights[s, sign], optimize=True)

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from crossbar_kernels import Kernels
 from crossbar_kernels.philox import Purpose, stream
 from crossbar_sim import cost, gated, mapping, wires
 from crossbar_sim.circuit import Periphery
 from crossbar_sim.errors import CalibrationError, ConfigError
 from crossbar_sim.gated import Ladders
-from crossbar_sim.ledger import ReadEnergy
-from crossbar_sim.periphery import Ranges, dac_codes, planes, power_of_two, zero_centred
+from crossbar_sim.ledger import Entry, ReadEnergy
+from crossbar_sim.periphery import Ranges, dac_codes, planes, zero_centred
 from crossbar_sim.product import (
+    Conversion,
     Errors,
     Matrices,
     Operand,
     Reading,
+    accumulated,
     analog_sums,
+    conversions,
     multiply,
     operand,
 )
@@ -42,18 +47,22 @@ class Reader:
     A vector's DAC range is `ranges.dac` (static, times a power of two for a B-stack), the vector's own max|x| (`per_vector_absmax`), or, transposed,
     the smallest power of two above the vector's max|g|: gradients shrink by orders of magnitude while a task is learnt, and a range per
     vector, unlike one per batch, does not depend on how a batch is split.
+
+    A product is computed where the array's kernels compute, a device perhaps; ranges are found on the host.
     """
 
     def __init__(self, array: ProgrammedArray, *, transposed: bool) -> None:
         self.array, self.transposed = array, transposed
         self.ranges: Ranges | None = None
         self._held: tuple[tuple[Any, ...], Operand] | None = None
+        self._converting: tuple[Operand, Ranges, tuple[tuple[Conversion, ...], ...]] | None = None
+        self._entries: tuple[tuple[Any, ...], tuple[Entry, ...]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but what the kernels prepared, which can be computed again."""
-        return {**self.__dict__, "_held": None}
+        """Everything but what can be computed again."""
+        return {**self.__dict__, "_held": None, "_converting": None, "_entries": None}
 
-    @property
+    @cached_property
     def converters(self) -> Periphery:
         """The converters of this direction; gradients are signed whatever the inputs are, on codes of as many bits (2 at least)."""
         own = self.array.chip.preset.periphery
@@ -75,14 +84,15 @@ class Reader:
         """The matrix as the kernels take it, for the present state of the cells."""
         now = self.array.moment
         if self._held is None or self._held[0] != now:
-            chip = self.array.chip
-            matrices = self.matrices()
+            chip, matrices = self.array.chip, self.matrices()
+            kernels = chip.host if self.array.gated else chip.kernels
+            base = kernels.asarray(self.array.placement.tile_column) if self._unit_columns else None
             if self.array.gated:
                 ladders = self._ladders(matrices)
                 noisy = float(matrices.variance is not None)
-                held = Operand(ladders, 1.0, noisy, matrices.coefficients, matrices.offset, matrices.lines)
+                held = Operand(ladders, 1.0, noisy, *matrices[2:], base)
             else:
-                held = operand(matrices, chip.grid, chip.kernels)
+                held = operand(matrices, chip.grid, kernels, base)
             self._held = (now, held)
         return self._held[1]
 
@@ -174,30 +184,46 @@ class Reader:
 
     # -- products --------------------------------------------------------------------------------------------
 
-    def product(self, x: Array, rows: NDArray[np.uint32], size: float = 1.0) -> Array:
-        """X [vectors, inputs] times the normalised matrix D, through the converters; booked.
+    def product(
+        self,
+        x: NDArray[np.floating[Any]],
+        rows: NDArray[np.uint32],
+        kernels: Kernels,
+        *,
+        size: Any = 1.0,
+        columns: float | Array = 1.0,
+        dtype: Any = np.float64,
+    ) -> NDArray[np.floating[Any]]:
+        """X [vectors, inputs] times the normalised matrix D, through the converters, times a factor per result (`columns`); booked.
+
+        Computed by `kernels`, those of the array, in their arrays; others are brought there.
 
         Raises:
             CalibrationError: the ADC or a static DAC has no range yet.
         """
-        full_scale, digits = self.drive(x, size)
-        chip = self.array.chip
+        held = self.operand
+        full_scale, codes, digits = self.drive(x, size, kernels)
+        purpose = Purpose.BACKWARD_READ if self.transposed else Purpose.READ
         y = multiply(
-            self.operand,
-            digits,
-            converters=self.converters,
-            ranges=self.needed_ranges(),
-            errors=self._adc_errors(),
-            reading=Reading(rows, self.array.key, self._purpose, chip.event),
-            arithmetic=gated if self.array.gated else chip.kernels,
+            held,
+            accumulated(codes, digits, self.converters, kernels, noisy=held.noise_scale > 0),
+            self._conversions(held, kernels),
+            reading=Reading(rows, self.array.key, purpose, self.array.chip.event),
+            arithmetic=gated if self.array.gated else kernels,
+            kernels=kernels,
         )
-        self.book(len(x), self._squares(digits))
-        k = self.converters.dac_scale or 1
-        return np.asarray(self._without_unit(y) * (full_scale / k))
+        self.book(len(x))
+        self._book_digits(digits, kernels)
+        unit = held.unit / (self.converters.dac_scale or 1)
+        return kernels.decode(y, full_scale, columns, unit=unit, dtype=dtype, base=held.base)  # type: ignore[no-any-return]
 
-    @property
-    def _purpose(self) -> Purpose:
-        return Purpose.BACKWARD_READ if self.transposed else Purpose.READ
+    def _conversions(self, held: Operand, kernels: Kernels) -> tuple[tuple[Conversion, ...], ...]:
+        """The converters of a matrix, for the present ranges."""
+        ranges, known = self.needed_ranges(), self._converting
+        if known is None or known[0] is not held or known[1] is not ranges:
+            found = conversions(held, self.converters, ranges, self._adc_errors(), kernels)
+            known = self._converting = (held, ranges, found)
+        return known[2]
 
     def needed_ranges(self) -> Ranges:
         """The ranges; those of a transposed read are found when they are first needed.
@@ -208,7 +234,9 @@ class Reader:
         if self.ranges is None and self.transposed:
             with self.array.chip.ledger.scope(phase="calibrate"):
                 self.ranges = self.ranges_from(self._probes(), dac=100.0, adc=99.99)
-                self.book(PROBES, self.squares_of(self._probes()))
+                host = self.array.chip.host
+                self.book(PROBES)
+                self._book_digits(self.drive(self._probes(), 1.0, host)[2], host)
         if self.ranges is None:
             raise CalibrationError(
                 f"array {self.array.name!r}: its converters have no ranges; call chip.calibrate(model, batches) or set .ranges"
@@ -216,43 +244,28 @@ class Reader:
         return self.ranges
 
     def drive(
-        self, x: Array, size: float, *, static: float | None = None
-    ) -> tuple[float | Array, list[NDArray[Any]]]:
-        """Full scale of the input, one number or one per vector [v, 1], and the planes that drive the lines.
+        self, x: NDArray[np.floating[Any]], size: Any, kernels: Kernels, *, static: float | None = None
+    ) -> tuple[float | Array, NDArray[Any], NDArray[Any]]:
+        """Full scale of the input, one number or one per vector [v, 1], codes and the planes that drive the lines.
 
-        Planes are padded to whole tiles with zeros, [v, tiles * lines of a tile]. `static`: the static full scale, where it is not
-        that of `ranges`.
+        Codes are padded to whole tiles with zeros, [v, tiles * lines of a tile], planes [planes, v, tiles * lines]. `static`: the static full scale,
+        where it is not that of `ranges`.
         """
-        converters = self.converters
-        full_scale: float | Array
-        if self.transposed or converters.scaling == "per_vector_absmax":
-            largest = np.abs(x).max(axis=1, initial=0.0, keepdims=True)
-            full_scale = np.where(largest > 0, largest, 1.0)
-            if self.transposed:
-                full_scale = np.exp2(np.ceil(np.log2(full_scale)))
-        else:
-            full_scale = (self.needed_ranges().dac if static is None else static) * power_of_two(size)
+        converters, fixed = self.converters, None
+        if not (self.transposed or converters.scaling == "per_vector_absmax"):
+            fixed = self.needed_ranges().dac if static is None else static
+        full_scale = kernels.full_scales(x, fixed=fixed, size=size, binary=self.transposed)
         if not converters.dac_bits:
-            padded = np.zeros((len(x), self._width))
-            padded[:, : self.inputs] = x / full_scale
-            return full_scale, [padded]
-        kernels = self.array.chip.kernels
+            padded = kernels.normalise(x, full_scale, width=self._width)
+            return full_scale, padded, padded[None]
         codes = dac_codes(x, full_scale, converters, kernels, width=self._width)
-        return full_scale, planes(codes, converters)
+        return full_scale, codes, planes(codes, converters, kernels)
 
-    @property
+    @cached_property
     def _width(self) -> int:
         """Lines of all tiles in the driven direction."""
         p = self.array.placement
         return p.col_tiles * p.cols_per_tile if self.transposed else p.row_tiles * p.rows_per_tile
-
-    def _without_unit(self, y: Array) -> Array:
-        """Subtract each tile column's unit column from its outputs, digitally."""
-        p = self.array.placement
-        if not self._unit_columns:
-            return y
-        tile = np.arange(p.outputs) // p.cols_per_tile
-        return np.asarray(y[:, : p.outputs] - y[:, p.outputs :][:, tile])
 
     def _adc_errors(self) -> Errors | None:
         """Offset (codes) and gain of the ADC of every tile and column; a property of the silicon, drawn once for all time."""
@@ -270,7 +283,7 @@ class Reader:
             unit = np.arange(p.col_tiles) * converters + per_tile // c.columns_per_adc
             shared = np.append(shared, unit)
         offset, gain = (
-            array.chip.kernels.normals(
+            array.chip.host.normals(
                 np.arange(tiles, dtype=np.uint32),
                 int(shared.max()) + 1,
                 key=array.key,
@@ -290,7 +303,8 @@ class Reader:
         """
         converters = self.converters
         full = float(np.percentile(np.abs(vectors), dac)) or 1.0
-        _, digits = self.drive(vectors, 1.0, static=full)
+        host = self.array.chip.host
+        _, codes, digits = self.drive(vectors, 1.0, host, static=full)
         matrices = self.matrices()
         slices, signs, tiles, rows, _ = matrices.weights.shape
         bits = converters.adc_bits or 16
@@ -298,7 +312,8 @@ class Reader:
             top = float(rows * np.abs(matrices.weights).max())
             both = converters.signed or (self.array.placement.signs == 2 and signs == 1)
             return Ranges(full, *zero_centred(-top if both else 0.0, top, bits))
-        sums = np.stack([part for _, _, part in analog_sums(matrices, digits, converters)])
+        seen = accumulated(codes, digits, converters, host)
+        sums = np.stack([part for _, _, part in analog_sums(matrices, seen, converters)])
         axes = {"array": (0, 1, 2, 3), "slice": (1, 2, 3), "tile": (0, 1, 3), "column": (0, 1, 2)}
         low, high = np.percentile(sums, [100 - adc, adc], axis=axes[converters.adc_scope])
         if converters.adc_scope == "array":
@@ -311,8 +326,8 @@ class Reader:
         """Normal vectors: the range of a transposed read without any gradient having been seen."""
         word = stream(Purpose.BACKWARD_READ)
         rows = np.arange(PROBES, dtype=np.uint32)
-        kernels = self.array.chip.kernels
-        return kernels.normals(rows, self.inputs, key=self.array.key, stream=word, event=PROBE_EVENT).astype(
+        host = self.array.chip.host
+        return host.normals(rows, self.inputs, key=self.array.key, stream=word, event=PROBE_EVENT).astype(
             np.float64
         )
 
@@ -320,34 +335,43 @@ class Reader:
 
     def squares_of(self, vectors: Array) -> NDArray[np.int64] | None:
         """Sum of squared digits per driven line of vectors; None without a DAC."""
-        return self._squares(self.drive(vectors, 1.0)[1])
-
-    def _squares(self, digits: list[NDArray[Any]]) -> NDArray[np.int64] | None:
         if not self.converters.dac_bits:
             return None
-        kernels = self.array.chip.kernels
-        return np.asarray(sum(kernels.sum_squares(plane) for plane in digits))[: self.inputs]
+        host = self.array.chip.host
+        return host.sum_squares(self.drive(vectors, 1.0, host)[2])[: self.inputs]
 
-    def book(self, vectors: int, squares: NDArray[np.int64] | None) -> None:
-        """Book reads of `vectors` vectors; `squares`: sum of squared digits per driven line."""
+    def book(self, vectors: int) -> None:
+        """Book reads of `vectors` vectors, without the energy of driven lines."""
         array = self.array
-        read = cost.read(array.placement, self.converters, vectors, transposed=self.transposed)
-        array.site.book(read.counts, slots=read.slots)
-        if squares is not None:
-            self.book_drive(squares)
-        elif (
-            not self.converters.dac_bits and array.chip.preset.prices is not None
-        ):  # nobody knows the voltages
+        array.chip.ledger.book_times(self._per_vector(), vectors)
+        if not self.converters.dac_bits and array.chip.preset.prices is not None:  # voltages are unknown
             array.site.book_physics("array_read", 0, float("nan"))
 
+    def _per_vector(self) -> tuple[Entry, ...]:
+        """What one vector books under the present scope."""
+        site, ledger = self.array.site, self.array.chip.ledger
+        scope = (site, ledger.task, ledger.phase)
+        if self._entries is None or self._entries[0] != scope:
+            read = cost.read(self.array.placement, self.converters, 1, transposed=self.transposed)
+            self._entries = (scope, site.entries(read.counts, slots=read.slots))
+        return self._entries[1]
+
+    def _book_digits(self, digits: NDArray[Any], kernels: Kernels) -> None:
+        """Book the energy of lines that these planes drove."""
+        if self.converters.dac_bits:
+            self._energy().add(digits, kernels)
+
     def book_drive(self, squares: NDArray[np.int64]) -> None:
-        """Book the energy of driven lines: sum of squared digits times the line's conductance times (V/digit)^2 t."""
-        array, c = self.array, self.converters
+        """Book the energy of driven lines, from the sum of squared digits of each."""
+        self._energy().squares += squares
+
+    def _energy(self) -> ReadEnergy:
+        """The account of driven lines: squared digits times the line's conductance times (V/digit)^2 t."""
+        array, c, held = self.array, self.converters, self.operand
         largest = 2**c.plane_bits - 1 if c.plane_bits else c.dac_scale
         unit = (c.read_voltage / largest) ** 2 * c.read_width
-        energy = ReadEnergy(squares, self.operand.lines, unit)
         name = f"{array.name}.T" if self.transposed else array.name
-        array.site.book_read((name, self.operand.digest), squares, energy)
+        return array.site.reads((name, held.digest), held.lines, unit)
 
 
 def check(array: ProgrammedArray) -> None:

@@ -2,7 +2,7 @@
 
 A *product* maps x [..., in] to x @ W.T [..., out]; CrossbarProduct and DigitalProduct are the two kinds, so
 the same layer runs on a chip and in plain torch, and no layer here knows a device. All forwards and backwards stay
-N r wide: no [out, in] matrix is ever formed.
+N r wide (lorafusion.fused): no [out, in] matrix is ever formed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from crossbar_sim import cost
 from crossbar_sim.chip import Site
+from crossbar_sim.layers import Size
+from lorafusion.fused import Merge, Product, Step, fuse
 
 MERGES = ("sum_of_products", "product_of_sums")
 Norm = Callable[[Tensor | None], Tensor]
@@ -24,14 +26,14 @@ Norm = Callable[[Tensor | None], Tensor]
 class AdapterPool:
     """The stacked modules of one layer: A [N r, in] and B [out, N r] (scales folded into B), N modules."""
 
-    a: nn.Module
-    b: nn.Module
+    a: Product
+    b: Product
     modules: int
 
     @property
     def width(self) -> int:
         """Sum of the ranks, N r."""
-        return int(self.a.out_features)  # type: ignore[arg-type]
+        return self.a.out_features
 
 
 class LoraLinear(nn.Module):
@@ -63,7 +65,7 @@ class Magnitude(nn.Module):
     """A trained vector that scales a layer's outputs, one number per output.
 
     `gain`: y = g z, g from 1. `dora`: y = (m/n) z, n = ||V_o|| the row norm of the adapted weight, detached
-    (Liu et al. 2024, section 4.3), m from ||W0_o||; `norm(c)` supplies n.
+    (Liu et al. 2024, section 4.3), m from ||W0_o||; `norm(c)` supplies n. The layer applies it (lorafusion.fused).
     """
 
     def __init__(self, outputs: int, *, norm: Norm | None = None, start: Tensor | None = None) -> None:
@@ -72,23 +74,22 @@ class Magnitude(nn.Module):
         self.weight = nn.Parameter(torch.ones(outputs) if start is None else start.clone())
         self._cached: tuple[Tensor | None, Tensor] | None = None
 
-    def forward(self, z: Tensor, coefficients: Tensor | None) -> Tensor:
-        """Z [..., out] scaled."""
-        if self.norm is None:
-            return z * self.weight
-        return z * (self.weight / self._current_norm(self.norm, coefficients))
+    def norms(self, coefficients: Tensor | None) -> Tensor | None:
+        """What the vector is divided by, [out]; evaluated anew only after the coefficients have moved (once per optimiser step).
 
-    def _current_norm(self, norm: Norm, coefficients: Tensor | None) -> Tensor:
-        """The norm, evaluated anew only after the coefficients have moved (once per optimiser step)."""
+        Coefficients on a device are not looked at, as that would wait: then always anew.
+        """
+        if self.norm is None:
+            return None
         if self._cached is None or not _equal(self._cached[0], coefficients):
             with torch.no_grad():
                 held = None if coefficients is None else coefficients.detach().clone()
-                self._cached = (held, norm(coefficients))
+                self._cached = (held, self.norm(coefficients))
         return self._cached[1]
 
 
 def _equal(a: Tensor | None, b: Tensor | None) -> bool:
-    return a is b if a is None or b is None else torch.equal(a, b)
+    return a is b if a is None or b is None else b.is_cpu and torch.equal(a, b)
 
 
 class FusedLoraLinear(nn.Module):
@@ -102,7 +103,7 @@ class FusedLoraLinear(nn.Module):
 
     def __init__(
         self,
-        product: nn.Module,
+        product: Product,
         bias: nn.Parameter | None,
         *,
         pool: AdapterPool | None,
@@ -117,63 +118,74 @@ class FusedLoraLinear(nn.Module):
         if (pool is None) != (coefficients is None):
             raise ValueError("pool and coefficients: give both or neither")
         self.product, self.bias, self.magnitude = product, bias, magnitude
-        self.a: nn.Module | None = pool.a if pool is not None else None
-        self.b: nn.Module | None = pool.b if pool is not None else None
+        self.a: Product | None = pool.a if pool is not None else None
+        self.b: Product | None = pool.b if pool is not None else None
         self.modules_count = pool.modules if pool is not None else 0
         self.width = pool.width if pool is not None else 0
         self.coefficients = coefficients
-        self.product_of_sums = merge == "product_of_sums"
+        self.merge = Merge(self.modules_count, merge == "product_of_sums")
         self.site = site
+        self._sized: tuple[tuple[torch.dtype, list[float]], Size] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """X [..., in] -> [..., out]."""
-        z: Tensor = self.product(x)
-        if self.a is not None and self.b is not None and self.coefficients is not None:
-            drive, size = self._fuse(self.a(x), self.coefficients)
-            z = z + self.b(drive, size)
-        y = z if self.magnitude is None else self.magnitude(z, self.coefficients)
-        self._book(x, y)
-        return y if self.bias is None else y + self.bias
+        if torch.compiler.is_compiling():  # reads count and draw, which no graph may leave out
+            eager: Tensor = torch.compiler.disable(self._fused)(x)
+            return eager
+        return self._fused(x)
 
-    def _fuse(self, u: Tensor, c: Tensor) -> tuple[Tensor, float]:
-        """What drives the B-stack, from the A-stack's outputs u [..., N r], and how much larger than u it is.
+    def _fused(self, x: Tensor) -> Tensor:
+        c, magnitude = self.coefficients, self.magnitude
+        step = Step(
+            (self.product,) if self.a is None or self.b is None else (self.product, self.a, self.b),
+            self.merge,
+            1.0 if c is None else self._size(c),
+            None if magnitude is None else magnitude.norms(c),
+            self._backward_booking(x),
+            self.site is not None and not self.site.chip.exact,
+        )
+        m = None if magnitude is None else magnitude.weight
+        y = fuse(x, step, coefficients=c, magnitude=m, bias=self.bias)
+        self._book_forward(y)
+        return y
 
-        max|c| (sum of products) or max|c| ||c|| (product of sums: the inner sum of N uncorrelated outputs grows
-        as ||c||); the B-stack's DAC range follows it by a power of two.
-        """
-        split_u = u.unflatten(-1, (self.modules_count, -1))
-        size = float(c.detach().abs().max())
-        if self.product_of_sums:
-            summed = (c[:, None] * split_u).sum(-2, keepdim=True)
-            size *= float(c.detach().norm())
-            drive = c[:, None] * summed
-        else:
-            drive = c[:, None] * split_u
-        return drive.flatten(-2), size
+    def _size(self, c: Tensor) -> Size:
+        """The drives' size (Merge.size), computed anew only after the coefficients have moved, on a device always."""
+        if not c.is_cpu:
+            return self.merge.size(c)
+        now = c.dtype, c.tolist()
+        if self._sized is None or self._sized[0] != now:
+            self._sized = (now, self.merge.size(c))
+        return self._sized[1]
 
-    def _book(self, x: Tensor, y: Tensor) -> None:
-        """Book the digital work between the arrays, now and when the gradient comes back."""
+    def _book_forward(self, y: Tensor) -> None:
+        """Book the digital work between the arrays."""
         if self.site is None:
             return
         site, outputs = self.site, y.shape[-1]
         vectors = site.chip.valid_vectors(y.shape[:-1])
-        merge = {"product_of_sums": self.product_of_sums}
-        site.book(cost.fusion_forward(self.width, self.modules_count, outputs, vectors, **merge))
+        sums = self.merge.product_of_sums
+        site.book(cost.fusion_forward(self.width, self.modules_count, outputs, vectors, product_of_sums=sums))
         if self.magnitude is not None:
             site.book(cost.magnitude_forward(outputs, vectors))
-        if not y.requires_grad:
-            return
+
+    def _backward_booking(self, x: Tensor) -> Callable[[], None] | None:
+        """What books the digital work between the arrays when the gradient comes back."""
+        if self.site is None:
+            return None
+        site, outputs, sums = self.site, self.product.out_features, self.merge.product_of_sums
+        vectors = site.chip.valid_vectors(x.shape[:-1])
         # dx is the sum of the gradients through W0 and through the A-stack
         added = x.shape[-1] * vectors if x.requires_grad and self.a is not None else 0
 
-        def book_backward(_: Tensor) -> None:
-            site.book(cost.fusion_backward(self.width, self.modules_count, vectors, **merge))
+        def book() -> None:
+            site.book(cost.fusion_backward(self.width, self.modules_count, vectors, product_of_sums=sums))
             if added:
                 site.book({"digital_add": added})
             if self.magnitude is not None:
                 site.book(cost.magnitude_backward(outputs, vectors))
 
-        y.register_hook(book_backward)
+        return book
 
 
 def gram_norm(weight: Tensor, a: Tensor, b: Tensor, modules: int, *, product_of_sums: bool) -> Norm:

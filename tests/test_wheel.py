@@ -37,6 +37,7 @@ def test_wheel_holds_the_assets_and_no_generic_package(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"crossbar_sim", "crossbar_kernels", "lorafusion", "crossbar_experiments"}
     for needed in (
+        "crossbar_kernels/crossbar.cu",
         "crossbar_sim/presets/cmo_hfox.toml",
         "crossbar_sim/presets/prices/isaac_horowitz.toml",
         "crossbar_experiments/_assets/configs/demo.toml",

@@ -30,6 +30,7 @@ Runs = Annotated[Path, typer.Option("--runs", help="Folder of the run folders.")
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes, one thread each.")]
 INTERRUPTED = 130
 DEFAULT_WORKERS = min(os.cpu_count() or 1, 2)
+BENCHES = "mvm, layers, memory, wires, programming, peers"
 SHIPPED = "ablation, demo, demo_quick, results, tuning, yield"
 
 
@@ -203,11 +204,37 @@ def pool(out: Annotated[Path, typer.Option(help="Folder for the modules.")] = Pa
 
 
 @app.command()
-def bench(as_json: Json = False) -> None:
-    """Time the crossbar product against plain BLAS on this machine (from a checkout)."""
-    from crossbar_experiments.show import run_benchmark
+def bench(
+    parts: Annotated[list[str] | None, typer.Argument(help=f"Of {BENCHES}; default: all but peers.")] = None,
+    peers: Annotated[bool, typer.Option("--peers", help="Time other simulators, too.")] = False,
+    runs: Annotated[int | None, typer.Option(min=5, help="Timed runs of each; default: 9 or 5.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads for everybody; default: all.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Tiny shapes: whether it runs, not how fast.")
+    ] = False,
+    figure: Annotated[Path | None, typer.Option(help="Draw ratios and goals (.svg).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time products, layers and training steps against plain ones on this machine, and measure memory."""
+    from crossbar_experiments.bench import check_drawn, parts_of, run_bench
+    from crossbar_experiments.outputs import check_file, writing
 
-    sys.exit(run_benchmark(["--json"] if as_json else []))
+    chosen = parts_of(parts or (), peers=peers)
+    if figure is not None:
+        check_file("figure", figure, suffix=".svg")
+        check_drawn(chosen)
+    given = [("--runs", runs), ("--threads", threads)]
+    arguments = [word for name, value in given if value for word in (name, str(value))]
+    reports = run_bench(chosen, [*arguments, *(["--quick"] if quick else [])], quiet=as_json)
+    if as_json:
+        _say(reports, "", as_json=True)
+    if figure is not None:
+        from crossbar_experiments import bench_figure, figures
+
+        drawn = figures.svg(bench_figure.ratios(reports))
+        with writing("figure", figure):
+            figure.write_text(drawn, encoding="utf-8")
+        typer.echo(figure, err=True)
 
 
 @presets_app.command("list")

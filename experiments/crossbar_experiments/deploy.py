@@ -82,7 +82,8 @@ class Deployment:
 
     def pool_names(self) -> set[str]:
         """Names of the pool's arrays."""
-        return {p.array.name for pool in self.pool.values() for p in (pool.a, pool.b)}  # type: ignore[union-attr,misc]
+        products = [p for pool in self.pool.values() for p in (pool.a, pool.b)]
+        return {p.array.name for p in products if isinstance(p, CrossbarProduct)}
 
     def cells(self, *, with_pool: bool) -> int:
         """Cells in use after deployment."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from crossbar_experiments import figures, store, tables
 from crossbar_experiments.config import Cell, Experiment
-from crossbar_experiments.errors import BenchError
 from crossbar_experiments.report import strongest_lora, write_report
 from crossbar_experiments.run import identity
 from crossbar_experiments.workers import run_cells
@@ -101,20 +98,6 @@ def write(results: store.Results, directory: Path, *, title: str, command: str) 
         goal=GOAL,
         not_modelled=NOT_MODELLED,
     )
-
-
-def run_benchmark(arguments: list[str]) -> int:
-    """Run kernels/bench/bench_mvm.py of this checkout; its exit code.
-
-    Raises:
-        BenchError: the program was installed from a wheel, which carries no benchmarks.
-    """
-    import crossbar_kernels
-
-    script = Path(str(crossbar_kernels.__file__)).parents[1] / "bench" / "bench_mvm.py"
-    if not script.is_file():
-        raise BenchError("bench: benchmarks live in a checkout of the project (kernels/bench); none here")
-    return subprocess.call([sys.executable, str(script), *arguments])
 
 
 def _sources(chip: str) -> list[dict[str, Any]]:

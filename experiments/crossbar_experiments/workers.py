@@ -17,6 +17,8 @@ from crossbar_experiments.errors import BenchError
 
 Progress = Callable[[Cell, int, int, str], None]
 """Called with the cell, steps done, steps in all, and what is being done."""
+PATIENCE = 5.0
+"""Seconds that an idle worker has to end."""
 TRIES = 2
 """How often a cell is started before a worker's death is taken for the cell's own fault."""
 
@@ -59,8 +61,7 @@ def run_cells(
                     _give(worker, left, tries)
     finally:
         for worker in team:
-            worker.process.terminate()
-            worker.process.join()
+            _dismiss(worker)
 
 
 def _start(root: Path) -> _Worker:
@@ -69,6 +70,15 @@ def _start(root: Path) -> _Worker:
     process.start()
     theirs.close()
     return _Worker(process, ours)
+
+
+def _dismiss(worker: _Worker) -> None:
+    """Let an idle worker end by itself, which gives its semaphores back; stop one that is busy."""
+    worker.link.close()
+    if worker.cell is None:
+        worker.process.join(PATIENCE)
+    worker.process.terminate()
+    worker.process.join()
 
 
 def _give(worker: _Worker, left: list[Cell], tries: dict[int, int]) -> None:

@@ -1,48 +1,43 @@
 """Time programming of a 1024 x 1024 matrix as differential pairs (2 M cells) against plain NumPy of the same laws.
 
-    python kernels/bench/bench_programming.py [--json] [--runs 5] [--card hfo2_neurram]
+    python kernels/bench/bench_programming.py [--json] [--save FILE] [--runs 5] [--card hfo2_neurram] [--quick]
 
 From HRS to uniformly random weights. "pulses" is write-verify pulse by pulse, "statistics" the published residual and mean pulse
 counts; "chip" rows are the whole of Chip.program, mapping and booking included. The rivals are vectorised NumPy: write-verify
-on the cells that are still active, pulse after pulse, and the statistical mode with NumPy's own generator. Runs are interleaved.
+on the cells that are still active, pulse after pulse, and the statistical mode with NumPy's own generator; each is timed at most
+twice. Runs are interleaved. Goals are ms, not ratios.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import sys
-import time
-from pathlib import Path
+import common
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+OPTIONS = common.parser(__doc__, runs=5)
+OPTIONS.add_argument("--card", default="hfo2_neurram", help="a card with write-verify to levels")
+OPTIONS = common.chosen(OPTIONS)
 
-import numba
-import numpy as np
+import numpy as np  # noqa: E402
 
-from crossbar_kernels import get_kernels
-from crossbar_sim import Chip, preset
-from crossbar_sim.programming import Source, Traits, statistical, strengths, write_verify
-from crossbar_sim.pulse_table import pulse_table, pulse_train
+from crossbar_kernels import get_kernels  # noqa: E402
+from crossbar_sim import Chip, preset  # noqa: E402
+from crossbar_sim.programming import Source, Traits, statistical, strengths, write_verify  # noqa: E402
+from crossbar_sim.pulse_table import pulse_table, pulse_train  # noqa: E402
 
-SIDE = 1024
+SIDE = 256 if OPTIONS.quick else 1024
+CELLS = 2 * SIDE**2
+WAYS = ("pulses", "statistics")
 GOALS_MS = {"chip, pulses": 2000.0, "chip, statistics": 60.0}
-RIVALS = {"pulses": "numpy, pulses", "statistics": "numpy, statistics"}
-
-
-def options():
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument(
-        "--runs", type=int, default=5, help="timed runs of each (the NumPy rivals: at most 2)"
-    )
-    parser.add_argument("--card", default="hfo2_neurram", help="a card with write-verify to levels")
-    return parser.parse_args()
+COLUMNS = (
+    ("shape", "", ""),
+    ("name", "case", ""),
+    ("median_ms", "median ms", ".1f"),
+    ("min_ms", "min", ".1f"),
+    ("max_ms", "max", ".1f"),
+    ("ns_per_cell", "ns/cell", ".1f"),
+    ("ratio", "of numpy", ".3f"),
+    ("goal_ms", "goal ms", ".0f"),
+    ("met", "verdict", ""),
+)
 
 
 def plain_write_verify(start, target, strength, p, random):
@@ -88,11 +83,11 @@ def contenders(card):
     """Name -> what to time."""
     random, device, p = np.random.default_rng(0), card.device, card.programming
     weight = random.uniform(-1.0, 1.0, (SIDE, SIDE))
-    blocks = weight.reshape(32, 1, 1, 1, 256, 128)
+    blocks = weight.reshape(-1, 1, 1, 1, 256, 128)
     pair = np.concatenate([np.clip(blocks, 0, 1), np.clip(-blocks, 0, 1)], axis=2)
     target = device.g_min + device.span * np.rint(pair * (device.levels - 1)) / (device.levels - 1)
     start = np.full(target.shape, device.g_min)
-    source = Source(get_kernels("numba"), (1, 2), 0)
+    source = Source(get_kernels(), (1, 2), 0)
     strength = strengths(target.shape, device, kernels=source.kernels, key=source.key)
     own, all_alike = Traits(strength=strength), Traits()
     return {
@@ -105,62 +100,23 @@ def contenders(card):
     }
 
 
-def measure(found, runs):
-    """Seconds of every run, interleaved, after one run to warm up (the rivals need none)."""
-    for name, work in found.items():
-        if name not in RIVALS.values():
-            work()
-    seconds = {name: [] for name in found}
-    for turn in range(runs):
-        for name, work in found.items():
-            if name in RIVALS.values() and turn >= 2:
-                continue
-            begun = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - begun)
-    return seconds
-
-
-def summarise(seconds):
-    """Medians, spreads, ns per cell, and the share of the rival's time."""
-    cells = 2 * SIDE**2
-    return [
-        {
-            "name": name,
-            "median_ms": 1e3 * float(np.median(s)),
-            "min_ms": 1e3 * min(s),
-            "max_ms": 1e3 * max(s),
-            "ns_per_cell": 1e9 * float(np.median(s)) / cells,
-            "of_numpy": float(np.median(s)) / float(np.median(seconds[RIVALS[name.split(", ")[-1]]])),
-            "goal_ms": GOALS_MS.get(name),
-        }
-        for name, s in seconds.items()
-    ]
+def rows_of(seconds, way):
+    """Rows of one way of writing, over its own rival."""
+    rival = f"numpy, {way}"
+    own = {name: samples for name, samples in seconds.items() if name.endswith(way)}
+    rows = common.ratios(own, [rival], {}, shape=f"{CELLS} cells")
+    for row in rows:
+        goal = None if OPTIONS.quick else GOALS_MS.get(row["name"])
+        row |= {"ns_per_cell": 1e6 * row["median_ms"] / CELLS, "goal_ms": goal}
+        row["met"] = common.verdict(row["median_ms"], goal)
+    return rows
 
 
 def main():
     """Measure and print."""
-    chosen = options()
-    rows = summarise(measure(contenders(preset(chosen.card)), chosen.runs))
-    about = {
-        "card": chosen.card,
-        "numba_threads": numba.get_num_threads(),
-        "load_average": os.getloadavg()[0],
-        "numpy": np.__version__,
-    }
-    if chosen.json:
-        print(json.dumps({"machine": about, "rows": rows}, indent=1))
-        return
-    print("; ".join(f"{k}: {v}" for k, v in about.items()))
-    print(
-        f"{'2 x 1024 x 1024 cells':22} {'median ms':>9} {'min - max ms':>17} {'ns/cell':>8} {'of numpy':>8} {'goal ms':>8}"
-    )
-    for r in rows:
-        spread = f"{r['min_ms']:.1f} - {r['max_ms']:.1f}"
-        goal = "" if r["goal_ms"] is None else f"{r['goal_ms']:.0f}"
-        print(
-            f"{r['name']:22} {r['median_ms']:9.1f} {spread:>17} {r['ns_per_cell']:8.1f} {r['of_numpy']:8.3f} {goal:>8}"
-        )
+    rivals = {f"numpy, {way}": 2 for way in WAYS}
+    seconds = common.interleaved(contenders(preset(OPTIONS.card)), runs=OPTIONS.runs, at_most=rivals)
+    common.publish("programming", [row for way in WAYS for row in rows_of(seconds, way)], COLUMNS, OPTIONS)
 
 
 if __name__ == "__main__":

@@ -1,45 +1,43 @@
 """Time exact IR drop (crossbar_kernels.ladder_join) against a sparse LU of the same circuit.
 
-    python kernels/bench/bench_wires.py [--json] [--runs 5] [--tiles 8]
+    python kernels/bench/bench_wires.py [--json] [--save FILE] [--runs 5] [--tiles 8] [--quick]
 
-"one" is a single array on one thread, "each of many" an array out of `--tiles` that share the threads. The
-rival is scipy's splu of Kirchhoff's equations, factors and one right side per input (up to 128 inputs); for
-larger arrays only its factors and one right side are timed, which flatters it: it would need one per input.
-Runs are interleaved.
+"one" is a single array, "each of many" an array out of `--tiles` that share the threads. The rival is scipy's
+splu of Kirchhoff's equations, factors and one right side per input (up to 128 inputs); for larger arrays only its factors and
+one right side are timed, which flatters it: it would need one per input. The rival is timed twice. Runs are interleaved.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import sys
-import time
-from pathlib import Path
+import common
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+OPTIONS = common.parser(__doc__, runs=5)
+OPTIONS.add_argument("--tiles", type=int, default=8, help="arrays in a batch (default: 8)")
+OPTIONS = common.chosen(OPTIONS)
 
-import numba
-import numpy as np
-from scipy.sparse import block_array, diags_array, eye_array, kron
-from scipy.sparse.linalg import splu
+import numpy as np  # noqa: E402
+from scipy.sparse import block_array, diags_array, eye_array, kron  # noqa: E402
+from scipy.sparse.linalg import splu  # noqa: E402
 
-from crossbar_kernels.ladder_join import transfer
+from crossbar_kernels.ladder_join import transfer  # noqa: E402
 
-SIZES = (64, 128, 256)
+SIZES = (16, 32) if OPTIONS.quick else (64, 128, 256)
 SEGMENTS = (1.0, 1.5)
 MOST_RIGHT_SIDES = 128
-
-
-def options():
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--runs", type=int, default=5, help="timed runs of each (the rival: at most 2)")
-    parser.add_argument("--tiles", type=int, default=8, help="arrays in a batch")
-    return parser.parse_args()
+RIVAL = "sparse LU"
+AGREE = 1e-8
+"""Largest difference from the rival, in units of its largest result; beyond it the bench stops."""
+COLUMNS = (
+    ("shape", "array", ""),
+    ("name", "case", ""),
+    ("median_ms", "median ms", ".3f"),
+    ("min_ms", "min", ".3f"),
+    ("max_ms", "max", ".3f"),
+    ("ratio", "ratio", ".4f"),
+    ("ratio_of_minima", "of minima", ".4f"),
+    ("right_sides", "rival's inputs", "d"),
+    ("largest_difference", "difference", ".1e"),
+)
 
 
 def nodal(g):
@@ -64,57 +62,31 @@ def sparse_lu(g, inputs):
     return factors.solve(drive)[-size:].T / SEGMENTS[1]
 
 
-def timed(work):
-    """What `work` returns, and its milliseconds."""
-    start = time.perf_counter()
-    found = work()
-    return found, 1e3 * (time.perf_counter() - start)
-
-
-def measure(size, runs, tiles):
-    """One line of the table."""
+def measure(size):
+    """Rows of one size of array."""
     random = np.random.default_rng(size)
-    many = random.uniform(1e-6, 1e-4, (tiles, size, size))
+    many = random.uniform(1e-6, 1e-4, (OPTIONS.tiles, size, size))
     one, inputs = many[:1], size if size <= MOST_RIGHT_SIDES else 1
-    transfer(one, *SEGMENTS)
-    single, batch, rival = [], [], []
-    for run in range(runs):
-        single.append(timed(lambda: transfer(one, *SEGMENTS))[1])
-        batch.append(timed(lambda: transfer(many, *SEGMENTS))[1] / tiles)
-        if run < 2:
-            right, took = timed(lambda: sparse_lu(one[0], inputs))
-            rival.append(took)
-    found = transfer(one, *SEGMENTS)[0, :inputs]
-    return {
-        "array": size,
-        "one_ms": float(np.median(single)),
-        "one_min_ms": min(single),
-        "each_of_many_ms": float(np.median(batch)),
-        "sparse_lu_ms": min(rival),
-        "right_sides": inputs,
-        "ratio": float(np.median(single)) / min(rival),
-        "largest_difference": float(np.abs(found - right).max() / right.max()),
+    work = {
+        "one": lambda: transfer(one, *SEGMENTS),
+        "each of many": lambda: transfer(many, *SEGMENTS),
+        RIVAL: lambda: sparse_lu(one[0], inputs),
     }
+    right = work[RIVAL]()
+    difference = float(np.abs(work["one"]()[0, :inputs] - right).max() / right.max())
+    if difference > AGREE:
+        raise SystemExit(
+            f"{size} x {size}: differs from {RIVAL} by {difference:.1e}; times of wrong results mean nothing"
+        )
+    seconds = common.interleaved(work, runs=OPTIONS.runs, at_most={RIVAL: 2})
+    seconds["each of many"] = [s / OPTIONS.tiles for s in seconds["each of many"]]
+    about = {"shape": f"{size}x{size}", "right_sides": inputs, "largest_difference": difference}
+    return common.ratios(seconds, [RIVAL], {}, **about)
 
 
 def main():
     """Measure and print."""
-    chosen = options()
-    rows = [measure(size, chosen.runs, chosen.tiles) for size in SIZES]
-    machine = {"numba_threads": numba.get_num_threads(), "load_average": os.getloadavg()[0]}
-    if chosen.json:
-        print(json.dumps({"machine": machine, "rows": rows}, indent=1))
-        return
-    print("; ".join(f"{k}: {v}" for k, v in machine.items()))
-    print(
-        f"{'array':>9} {'one ms':>8} {'least':>7} {'each of many':>12} {'sparse LU ms':>17} {'ratio':>7} {'difference':>10}"
-    )
-    for r in rows:
-        rival = f"{r['sparse_lu_ms']:.0f} ({r['right_sides']} inputs)"
-        print(
-            f"{r['array']:4}x{r['array']:<4} {r['one_ms']:8.1f} {r['one_min_ms']:7.1f} {r['each_of_many_ms']:12.1f} {rival:>17} "
-            f"{r['ratio']:7.4f} {r['largest_difference']:10.1e}"
-        )
+    common.publish("wires", [row for size in SIZES for row in measure(size)], COLUMNS, OPTIONS)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,23 @@ def code_type(largest: int) -> type[np.signedinteger[Any]]:
     return np.int8 if largest <= 127 else np.int16
 
 
+def planes(codes: NDArray[Any], *, bits: int, count: int) -> NDArray[Any]:
+    """The digits of the codes' magnitudes with the codes' signs, least significant plane first.
+
+    Args:
+        codes: [batch, width].
+        bits: of a digit.
+        count: how many planes.
+
+    Returns:
+        [count, batch, width], int8 where a digit fits it, else int16.
+    """
+    magnitude, sign = np.abs(codes.astype(np.int16)), np.sign(codes)
+    digits = [sign * ((magnitude >> (bits * k)) & (2**bits - 1)) for k in range(count)]
+    return np.stack(digits).astype(code_type(2**bits - 1))
+
+
 def sum_squares(codes: NDArray[Any]) -> NDArray[np.int64]:
-    """Sum over the batch of the squared codes [batch, width]: [width]."""
-    return np.asarray((codes.astype(np.int64) ** 2).sum(0))
+    """Sum of the squared codes [..., width] over everything but the last axis: [width]."""
+    flat = codes.reshape(-1, codes.shape[-1])
+    return np.asarray((flat.astype(np.int64) ** 2).sum(0))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from crossbar_kernels import AdcRange, AdcTable, Kernels, NoiseStream, reference
 from crossbar_kernels.contract_pulses import check_writes
+from crossbar_kernels.contract_vectors import check_vectors
 from crossbar_kernels.philox import Purpose
 
 RELATIVE = 1e-12
@@ -33,6 +34,9 @@ class Case:
     adc: bool = False
     table: bool = False
     squares: bool = False
+    sigma: bool = False
+    cells: bool = True
+    planes: int = 1
 
     @property
     def exact(self) -> bool:
@@ -43,11 +47,23 @@ class Case:
     def name(self) -> str:
         """A short identifier."""
         kinds = ("i" if self.integer_inputs else "f") + ("i" if self.integer_weights else "f")
-        extras = "-noise" * self.noise + "-adc" * self.adc + "-table" * self.table + "-squares" * self.squares
-        return f"{self.batch}x{self.tiles}x{self.rows}x{self.cols}-{kinds}{self.largest}{extras}"
+        flags = ("noise", "adc", "table", "squares", "sigma")
+        extras = [flag for flag in flags if getattr(self, flag)] + ["no-cells"] * (not self.cells)
+        shape = f"{self.planes}x{self.batch}x{self.tiles}x{self.rows}x{self.cols}"
+        return "-".join([shape, f"{kinds}{self.largest}", *extras])
 
 
-SHAPES = ((1, 1, 1, 1), (1, 3, 33, 17), (7, 2, 5, 6), (7, 1, 1, 130), (64, 4, 64, 31), (300, 2, 16, 128))
+MEMBERS = {name for part in Kernels.__mro__ for name in (*vars(part), *getattr(part, "__annotations__", ()))}
+"""What a backend has."""
+SHAPES = (
+    (0, 2, 3, 5),
+    (1, 1, 1, 1),
+    (1, 3, 33, 17),
+    (7, 2, 5, 6),
+    (7, 1, 1, 130),
+    (64, 4, 64, 31),
+    (300, 2, 16, 128),
+)
 """Batch, tiles, rows, cols; the last is large enough to be cut into chunks and shared between threads."""
 
 
@@ -65,6 +81,14 @@ def _cases() -> tuple[Case, ...]:
         table.append(Case(7, 2, 40, 9, table=True, **extras))
         table.append(Case(7, 2, 40, 9, squares=True, **extras))
         table.append(Case(300, 2, 16, 128, table=True, squares=True, **extras))
+        table.append(Case(9, 3, 20, 33, sigma=True, **extras))
+        table.append(Case(300, 2, 16, 128, sigma=True, cells=False, planes=3, **extras))
+        table.append(Case(1, 3, 33, 17, planes=8, **extras))
+        table.append(Case(300, 2, 16, 600, planes=4, largest=1, table=True, sigma=True, **extras))
+    for shape in ((5, 2, 40, 9), (90, 2, 64, 550)):
+        for largest in (1, 127, 16383):
+            table.append(Case(*shape, largest=largest, planes=7, adc=True))
+            table.append(Case(*shape, largest=largest, planes=2, noise=True, adc=True))
     return tuple(table)
 
 
@@ -80,36 +104,57 @@ class Problem:
     variance: NDArray[Any] | None
     adc: AdcRange | AdcTable | None
     noise: NoiseStream | None
+    shares: tuple[float, ...]
+    out: NDArray[np.float64] | None
 
     def solve(self, backend: Kernels) -> NDArray[np.float64]:
-        """The product by a backend."""
-        return backend.mvm(
-            self.inputs, backend.prepare(self.weights, self.variance), adc=self.adc, noise=self.noise
-        )
+        """The product by a backend, which must leave its inputs alone and change `out` itself.
+
+        Raises:
+            AssertionError: it does not.
+        """
+        inputs, out = self.inputs.copy(), None if self.out is None else self.out.copy()
+        prepared = backend.prepare(self.weights, self.variance)
+        y = backend.mvm(inputs, prepared, adc=self.adc, noise=self.noise, weights=self.shares, out=out)
+        assert np.array_equal(inputs, self.inputs), "mvm: changes its inputs"
+        result = backend.to_host(y)
+        assert out is None or np.array_equal(out, result), "mvm: leaves `out` as it was"
+        return result
 
 
 def problem(case: Case, seed: int = 0) -> Problem:
-    """Random arrays for a case, the largest digits among them."""
+    """Random arrays for a case, the largest digits among them; several planes are added to something."""
     random = np.random.default_rng(seed)
     shape = (case.tiles, case.rows, case.cols)
     w = random.integers(-case.largest, case.largest + 1, shape).astype(np.int16)
     v = random.integers(0, case.largest + 1, shape).astype(np.int16)
-    x = random.integers(-127, 128, (case.batch, case.tiles * case.rows)).astype(np.int8)
-    w[:, 0, 0], v[:, 0, 0], x[0, 0] = -case.largest, case.largest, 127
-    w[:, -1, -1], v[:, -1, -1], x[-1, -1] = case.largest, 0, -127
-    spread = 127 * case.largest * float(np.sqrt(case.rows))
-    rows = random.integers(0, 2**32, case.batch, dtype=np.uint32)
-    noise = NoiseStream(0.37, rows, (seed, 77), Purpose.READ, 5, sign=1, slice_=2, plane=3)
-    if case.squares:
-        squares = random.integers(0, 16384, x.shape).astype(np.int16)
-        noise = noise._replace(squares=squares if case.integer_inputs else squares / 7.3)
+    most = max(127 >> (case.planes - 1), 1)
+    x = random.integers(-most, most + 1, (case.planes, case.batch, case.tiles * case.rows)).astype(np.int8)
+    w[:, 0, 0], v[:, 0, 0], x[0, :1, 0] = -case.largest, case.largest, most
+    w[:, -1, -1], v[:, -1, -1], x[-1, -1:, -1] = case.largest, 0, -most
+    spread = most * case.largest * float(np.sqrt(case.rows))
+    noise = _noise(case, random, spread / 10, seed)
+    x = x[0] if case.planes == 1 else x
     return Problem(
         x if case.integer_inputs else x / 64.7,
         w if case.integer_weights else w / 3.1,
-        None if not case.noise else v if case.integer_weights else v / 3.1,
+        None if not (case.noise and case.cells) else v if case.integer_weights else v / 3.1,
         _converter(case, spread) if case.adc else None,
         noise if case.noise else None,
+        tuple(2.0**k for k in range(case.planes)),
+        random.normal(size=(case.batch, case.cols)) if case.planes > 1 else None,
     )
+
+
+def _noise(case: Case, random: np.random.Generator, sigma: float, seed: int) -> NoiseStream:
+    rows = random.integers(0, 2**32, case.batch, dtype=np.uint32)
+    noise = NoiseStream(0.37, rows, (seed, 77), Purpose.READ, 2**32 - 3, sign=1, slice_=2, plane=3)
+    if case.squares:
+        squares = random.integers(0, 16384, (case.batch, case.tiles * case.rows)).astype(np.int16)
+        noise = noise._replace(squares=squares if case.integer_inputs else squares / 7.3)
+    if case.sigma:
+        noise = noise._replace(sigma=sigma * random.uniform(0, 1, (case.tiles, case.cols)))
+    return noise
 
 
 def _converter(case: Case, spread: float) -> AdcRange | AdcTable:
@@ -118,7 +163,8 @@ def _converter(case: Case, spread: float) -> AdcRange | AdcTable:
     if not case.table:
         return one
     vary = 1 + 0.1 * np.sin(np.arange(case.tiles * case.cols).reshape(case.tiles, case.cols))
-    return AdcTable(0.8 * lo * vary, 0.9 * hi * vary, lo * vary, step * vary, lo * vary**2, step / vary)
+    base = 0.3 * lo * vary  # inside the range: codes below 0, too
+    return AdcTable(0.8 * lo * vary, 0.9 * hi * vary, base, step * vary, lo * vary**2, step / vary)
 
 
 def check(backend: Kernels, case: Case) -> None:
@@ -137,12 +183,12 @@ def check(backend: Kernels, case: Case) -> None:
             f"{case.name}: {np.count_nonzero(wrong)} of {wrong.size} differ, by up to {wrong.max()}"
         )
         return
-    beyond = wrong > RELATIVE * np.abs(expected).max()
+    beyond = wrong > RELATIVE * np.abs(expected).max(initial=0)
     if task.adc is None:
         assert not beyond.any(), f"{case.name}: differs by up to {wrong.max()}"
         return
     assert beyond.sum() <= FLIPS * wrong.size, f"{case.name}: {beyond.sum()} of {wrong.size} codes differ"
-    assert wrong.max() <= 1.001 * np.max(task.adc[-1]), (
+    assert wrong.max(initial=0) <= 1.001 * np.max(task.adc[-1]) * max(task.shares), (
         f"{case.name}: differs by more than one code ({wrong.max()})"
     )
 
@@ -153,7 +199,7 @@ def check_normals(backend: Kernels) -> None:
         rows = np.arange(count, dtype=np.uint32) * np.uint32(2**31 + 3)
         key, stream = (2**32 - 1, 12), 2**32 - 5
         expected = reference.normals(rows, cols, key=key, stream=stream, event=9)
-        got = backend.normals(rows, cols, key=key, stream=stream, event=9)
+        got = backend.to_host(backend.normals(rows, cols, key=key, stream=stream, event=9))
         assert got.dtype == np.float32, f"normals: {got.dtype}, not float32"
         assert np.array_equal(got, expected), f"normals [{count}, {cols}]: other bits"
 
@@ -168,13 +214,25 @@ def check_codes(backend: Kernels) -> None:
         scale[0] = 1.0
         for largest, signed in ((127, True), (7, True), (1, False), (127, False), (255, False)):
             expected, got = (
-                k.encode(x, scale, largest=largest, signed=signed, width=70) for k in (reference, backend)
+                k.to_host(k.encode(x, scale, largest=largest, signed=signed, width=70))
+                for k in (reference, backend)
             )
             how = f"with K = {largest}, signed {signed}"
             assert got.dtype == expected.dtype, f"encode: {got.dtype}, not {expected.dtype}"
             assert np.array_equal(got, expected), f"encode {how}: other codes"
-            squares = backend.sum_squares(expected)
-            assert np.array_equal(squares, reference.sum_squares(expected)), f"sum_squares {how}: differs"
+            _check_digits(backend, expected, how)
+
+
+def _check_digits(backend: Kernels, codes: NDArray[Any], how: str) -> None:
+    squares = backend.to_host(backend.sum_squares(codes))
+    assert np.array_equal(squares, reference.sum_squares(codes)), f"sum_squares {how}: differs"
+    for bits, count in ((1, 8), (2, 4), (3, 2), (8, 1)):
+        digits, got = (k.to_host(k.planes(codes, bits=bits, count=count)) for k in (reference, backend))
+        assert got.dtype == digits.dtype, f"planes {how}: {got.dtype}, not {digits.dtype}"
+        assert np.array_equal(got, digits), f"planes {how}, {count} of {bits} bits: other digits"
+        assert np.array_equal(backend.to_host(backend.sum_squares(got)), reference.sum_squares(digits)), (
+            f"sum_squares of planes {how}: differs"
+        )
 
 
 def certify(backend: Kernels) -> None:
@@ -183,9 +241,16 @@ def certify(backend: Kernels) -> None:
     Raises:
         AssertionError: it does not; the message says where.
     """
+    missing = [
+        name for name in (*reference.__all__, "DEVICE") if name in MEMBERS and not hasattr(backend, name)
+    ]
+    assert not missing, (
+        f"{backend!r} has no {', '.join(missing)}; a backend is a module with all members of Kernels"
+    )
     assert backend.NUMERICS == reference.NUMERICS, "NUMERICS: not the reference's version"
     check_normals(backend)
     check_codes(backend)
+    check_vectors(backend)
     check_writes(backend)
     for case in CASES:
         check(backend, case)

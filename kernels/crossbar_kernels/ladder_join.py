@@ -57,7 +57,7 @@ def gated(conductance: Array, active: NDArray[np.bool_], segment: float) -> Arra
 def _transfer(g: Array, row_segment: float, column_segment: float) -> Array:
     """One tile: open cells added above and to the right carry nothing; then blocks are joined to one."""
     rows, cols = g.shape
-    (down, high), (across, wide) = _division(rows), _division(cols)
+    (down, high), (across, wide) = division(rows), division(cols)
     padded = np.zeros((down * high, across * wide))
     padded[down * high - rows :, :cols] = g
     values = leaves(padded, high, wide, row_segment, column_segment)
@@ -66,13 +66,13 @@ def _transfer(g: Array, row_segment: float, column_segment: float) -> Array:
     while blocks.values.shape[:2] != (1, 1):
         down, across = blocks.values.shape[:2]
         sideways = across > 1 and (down == 1 or rows // down >= cols // across)
-        blocks = _join_across(blocks) if sideways else _join_down(blocks)
+        blocks = _join(blocks, sideways)
     start, left = sum(blocks.outputs[:BOTTOM]), blocks.inputs[LEFT]
     drained = blocks.values[0, 0, start : start + blocks.outputs[BOTTOM], :left].T
     return np.ascontiguousarray(drained[left - rows :, :cols])
 
 
-def _division(size: int) -> tuple[int, int]:
+def division(size: int) -> tuple[int, int]:
     """Number of blocks (a power of two) and cells per block that cover `size` with few cells to spare."""
     blocks = 1
     while size >= 2 * LEAF * blocks:
@@ -80,43 +80,37 @@ def _division(size: int) -> tuple[int, int]:
     return blocks, -(-size // blocks)
 
 
-def _join_across(blocks: Blocks) -> Blocks:
-    """Neighbours in a row of blocks: the right edge of one meets the left edge of the other.
+class Meeting(NamedTuple):
+    """The edges of two blocks that meet, and those that are left out of the outputs and of the inputs when they are joined."""
 
-    When a row of blocks becomes one, its right end is open and nobody asks for the drivers' currents.
+    edges: tuple[int, int]
+    drop: tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def meeting(sideways: bool, last: bool) -> Meeting:
+    """Neighbours in a row of blocks meet at the right and left edges, those in a column at the bottom and top edges.
+
+    When a row of blocks becomes one, its right end is open and nobody asks for the drivers' currents. When a column of blocks becomes one,
+    its top end is open and its bottom end lies at 0.
     """
-    last = blocks.values.shape[1] == 2
-    drop = ((LEFT, RIGHT), (RIGHT,)) if last else ((), ())
-    return _join(
-        blocks, (slice(None), slice(0, None, 2)), (slice(None), slice(1, None, 2)), (RIGHT, LEFT), drop
-    )
+    if sideways:
+        return Meeting((RIGHT, LEFT), ((LEFT, RIGHT), (RIGHT,)) if last else ((), ()))
+    return Meeting((BOTTOM, TOP), ((TOP,), (BOTTOM, TOP)) if last else ((), ()))
 
 
-def _join_down(blocks: Blocks) -> Blocks:
-    """Neighbours in a column of blocks: the bottom edge of one meets the top edge of the other.
-
-    When a column of blocks becomes one, its top end is open and its bottom end lies at 0.
-    """
-    drop = ((TOP,), (BOTTOM, TOP)) if len(blocks.values) == 2 else ((), ())
-    return _join(blocks, (slice(0, None, 2),), (slice(1, None, 2),), (BOTTOM, TOP), drop)
-
-
-def _join(
-    blocks: Blocks,
-    one: tuple[slice, ...],
-    two: tuple[slice, ...],
-    meeting: tuple[int, int],
-    drop: tuple[tuple[int, ...], tuple[int, ...]],
-) -> Blocks:
-    """Join the blocks at `one` with those at `two`; edges in `drop` (outputs, inputs) are left out."""
+def _join(blocks: Blocks, sideways: bool) -> Blocks:
+    """Join neighbouring blocks in pairs, sideways or upwards."""
+    between = (slice(None),) if sideways else ()
+    one, two = (*between, slice(0, None, 2)), (*between, slice(1, None, 2))
+    edges, drop = meeting(sideways, last=blocks.values.shape[1 if sideways else 0] == 2)
     a, b = (np.ascontiguousarray(blocks.values[part]) for part in (one, two))
     outs, ins = (
-        _remaining(sizes, meeting, dropped)
+        remaining(sizes, edges, dropped)
         for sizes, dropped in zip((blocks.outputs, blocks.inputs), drop, strict=True)
     )
     first, second = (
-        (_nodes(blocks.outputs, edge), _nodes(blocks.inputs, edge), outs.kept[n], ins.kept[n])
-        for n, edge in enumerate(meeting)
+        (nodes(blocks.outputs, edge), nodes(blocks.inputs, edge), outs.kept[n], ins.kept[n])
+        for n, edge in enumerate(edges)
     )
     found = np.empty((*a.shape[:2], sum(outs.sizes), sum(ins.sizes)))
     flat, x, y = (h.reshape(-1, *h.shape[2:]) for h in (found, a, b))
@@ -132,17 +126,15 @@ class Remaining(NamedTuple):
     placed: tuple[Index, Index]
 
 
-def _remaining(
-    sizes: tuple[int, int, int, int], meeting: tuple[int, int], drop: tuple[int, ...]
-) -> Remaining:
+def remaining(sizes: tuple[int, int, int, int], edges: tuple[int, int], drop: tuple[int, ...]) -> Remaining:
     """Edge by edge, first block before second, without the edges that meet or are dropped."""
     old: tuple[list[Index], list[Index]] = ([], [])
     new: tuple[list[Index], list[Index]] = ([], [])
     counts, end = [0, 0, 0, 0], 0
     for edge, size in enumerate(sizes):
         for block in (0, 1):
-            if edge not in (*drop, meeting[block]):
-                old[block].append(_nodes(sizes, edge))
+            if edge not in (*drop, edges[block]):
+                old[block].append(nodes(sizes, edge))
                 new[block].append(np.arange(end, end + size))
                 counts[edge] += size
                 end += size
@@ -150,7 +142,7 @@ def _remaining(
     return Remaining((counts[LEFT], counts[RIGHT], counts[BOTTOM], counts[TOP]), kept, placed)
 
 
-def _nodes(sizes: tuple[int, int, int, int], edge: int) -> Index:
+def nodes(sizes: tuple[int, int, int, int], edge: int) -> Index:
     """Numbers of an edge's nodes."""
     start = sum(sizes[:edge])
     return np.arange(start, start + sizes[edge])

@@ -1,72 +1,90 @@
-"""The fast backend for CPUs: int8 digit products and one fused Numba pass for noise, converter and sum over tiles.
+"""The fast backend for CPUs: int8 digit products and one fused Numba pass for noise, converter and sum over planes and tiles.
 
-Every integer w is split into int8 digits; a product of digits fits int32 exactly and the digits are put together in 64-bit
-integers, so the sums are those of the reference bit for bit, whatever multiplies the digits and on however many threads.
+Every integer w is split into int8 digits; a product of digits fits int32 exactly and float64 holds the integers that the digits
+are put together to, so the sums are those of the reference bit for bit, whatever multiplies the digits and on however many threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossbar_kernels import NUMERICS, AdcRange, AdcTable, NoiseStream
-from crossbar_kernels.codes_numba import encode, sum_squares
+from crossbar_kernels import NUMERICS, AdcRange, AdcTable, NoiseStream, reference
+from crossbar_kernels.checks import check_inputs, check_table, check_weights, start
+from crossbar_kernels.chunk_sums import IntegerSums, RealSums
+from crossbar_kernels.codes_numba import encode, planes, sum_squares
+from crossbar_kernels.conversion_numba import add_converted, add_noisy, noise_room
+from crossbar_kernels.digits import halves, signed
 from crossbar_kernels.outcomes_numba import settle
+from crossbar_kernels.packed_numba import add_products, can_pack
 from crossbar_kernels.philox_numba import compiled, fill_normals
 from crossbar_kernels.pulses_numba import apply_pulses, write_verify
-from crossbar_kernels.reference import check_inputs, check_table, check_weights
-from crossbar_kernels.threads import share_rows, torch_or_none
+from crossbar_kernels.reference import to_host
+from crossbar_kernels.threads import share_rows
+from crossbar_kernels.vectors import (
+    asarray,
+    decode,
+    full_scales,
+    joint_squares,
+    like,
+    normalise,
+    put,
+    reals,
+    subtract_sums,
+    take,
+)
+from crossbar_kernels.vnni_numba import pack
 
 __all__ = [
+    "DEVICE",
     "NUMERICS",
     "Prepared",
+    "add_squares",
     "apply_pulses",
+    "asarray",
+    "decode",
     "encode",
+    "full_scales",
+    "joint_squares",
+    "like",
     "mvm",
+    "normalise",
     "normals",
+    "planes",
     "prepare",
+    "put",
+    "reals",
     "settle",
+    "subtract_sums",
     "sum_squares",
+    "take",
+    "to_host",
     "write_verify",
 ]
 
+DEVICE = "cpu"
 Array = NDArray[np.float64]
 Int8 = NDArray[np.int8]
-Gemm = Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], None]
+NO_SQUARES = np.empty((0, 0), np.int16)
+NO_DIGITS = np.empty((0, 0, 0, 0), np.uint8)
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """Weights and variances [tiles, rows, cols] and, where they are integers, their digits side by side.
+class Prepared(reference.Prepared):
+    """Weights and variances [tiles, rows, cols] and, where they are integers, their int8 digits in the order they are read.
 
-    w = 128 high + low: `digits` [tiles, rows, (high | low) cols], high left out where |w| <= 127;
-    v = 128 high + low: `variance_digits` [tiles, rows, (high | low) cols].
+    w = 128 high + low: `digits` (high, low), high left out where |w| <= 127; v = 128 high + low: `variance_digits`
+    (high, low, high - low), low alone where v <= 127. Both [tiles, digit, cols, rows], or as `vnni_numba.pack` lays them out (`packed`).
     """
 
-    weights: NDArray[Any]
-    variance: NDArray[Any] | None
-    digits: Int8 | None
-    variance_digits: Int8 | None
-
-    @property
-    def tiles(self) -> int:
-        """Row tiles, each with its own conversion."""
-        return int(self.weights.shape[0])
-
-    @property
-    def rows(self) -> int:
-        """Rows per tile."""
-        return int(self.weights.shape[1])
-
-    @property
-    def cols(self) -> int:
-        """Columns."""
-        return int(self.weights.shape[2])
+    digits: NDArray[Any] | None
+    variance_digits: NDArray[Any] | None
+    packed: bool
 
     @cached_property
     def real_weights(self) -> Array:
@@ -79,21 +97,6 @@ class Prepared:
         return None if self.variance is None else self.variance.astype(np.float64)
 
 
-class _Step(NamedTuple):
-    """What happens to a tile's partial sums: read noise if `noisy`, conversion if `converting`."""
-
-    noisy: bool
-    scale: float
-    word: np.uint32
-    event: np.uint32
-    k0: np.uint32
-    k1: np.uint32
-    converting: bool
-    lo: float
-    hi: float
-    step: float
-
-
 def normals(
     rows: NDArray[np.uint32], cols: int, *, key: tuple[int, int], stream: int, event: int
 ) -> NDArray[np.float32]:
@@ -104,6 +107,11 @@ def normals(
     return z[:, :cols]
 
 
+def add_squares(codes: NDArray[Any], sums: NDArray[np.int64]) -> None:
+    """Add the squared codes [..., width], summed over everything but the last axis, to `sums` [width], in place."""
+    sums += sum_squares(codes)
+
+
 def prepare(weights: NDArray[Any], variance: NDArray[Any] | None = None) -> Prepared:
     """Weights w and read variances v [tiles, rows, cols]: int16 with |w| <= 16383, 0 <= v <= 16383, or float64.
 
@@ -111,246 +119,111 @@ def prepare(weights: NDArray[Any], variance: NDArray[Any] | None = None) -> Prep
         ValueError: shapes, kinds or values do not fit.
     """
     check_weights(weights, variance)
+    held, packed = None if variance is None else variance.copy(), can_pack()
     if weights.dtype != np.int16:
-        return Prepared(weights.copy(), None if variance is None else variance.copy(), None, None)
-    if variance is None:
-        return Prepared(weights.copy(), None, _signed_digits(weights), None)
-    halves = np.concatenate((variance >> 7, variance & 127), axis=2).astype(np.int8)
-    return Prepared(weights.copy(), variance.copy(), _signed_digits(weights), halves)
+        return Prepared(weights.copy(), held, None, None, packed)
+    store = pack if packed else _by_columns
+    of_variance = None if variance is None else store(np.stack(halves(variance), 1))
+    return Prepared(weights.copy(), held, store(np.stack(signed(weights), 1)), of_variance, packed)
 
 
-def _signed_digits(weights: NDArray[Any]) -> Int8:
-    if not weights.size or np.abs(weights).max() <= 127:
-        return weights.astype(np.int8)
-    high = np.minimum((weights + np.int16(64)) >> 7, 127)
-    return np.concatenate((high, weights - 128 * high), axis=2).astype(np.int8)
+def _by_columns(digits: Int8) -> Int8:
+    """Digits [tiles, digit, rows, cols] as a product with one vector reads them, [tiles, digit, cols, rows]."""
+    return np.ascontiguousarray(digits.swapaxes(2, 3))
 
 
 def mvm(
-    inputs: NDArray[Any], prepared: Prepared, *, adc: AdcRange | AdcTable | None, noise: NoiseStream | None
+    inputs: NDArray[Any],
+    prepared: Prepared,
+    *,
+    adc: AdcRange | AdcTable | None,
+    noise: NoiseStream | None,
+    weights: Sequence[float] = (1.0,),
+    out: Array | None = None,
 ) -> Array:
-    """y_bj = sum over tiles t of ADC(sum_i x_bi w_tij + scale sqrt(sum_i x_bi^2 v_tij) z_btj), [batch, cols].
+    """y_bj = sum over tiles t, planes k of w_k ADC(sum_i x_kbi w_tij + s_kbtj z_kbtj), [batch, cols].
 
     As `reference.mvm`: the same bits for int8 inputs and int16 weights; for float64, sums in the order of the BLAS.
 
     Raises:
         ValueError: shapes do not fit, or noise is asked for and no variance was prepared.
     """
-    check_inputs(inputs, prepared, noise, prepared.variance is not None)
+    stacked = check_inputs(inputs, prepared, noise, weights)
     check_table(adc, prepared)
-    y = np.zeros((len(inputs), prepared.cols))
+    y = start(out, stacked.shape[1], prepared.cols)
     squares = None if noise is None else noise.squares
-    whole = squares is None or squares.dtype == np.int16
-    integers = inputs.dtype == np.int8 and prepared.digits is not None and whole
-    products = _IntegerProducts if integers else _RealProducts
-
-    def finish(part: slice) -> None:
-        sums = products(inputs[part], prepared, noise is not None, None if squares is None else squares[part])
-        drawn = np.zeros(0, np.uint32) if noise is None else np.asarray(noise.rows[part], np.uint32)
-        for t in range(prepared.tiles):
-            p, q = sums.tile(t)
-            _accumulate(y[part], p, q, drawn, _step(t, adc, noise), _table(t, adc))
-
-    share_rows(finish, len(inputs), y.size * prepared.tiles)
+    whole = prepared.digits is not None and inputs.dtype == np.int8
+    whole = whole and (squares is None or squares.dtype == np.int16)
+    work = _Work(
+        np.asarray(weights, np.float64),
+        tuple(adc) if isinstance(adc, AdcRange) else None,
+        np.stack(adc, 1) if isinstance(adc, AdcTable) else None,
+        None if noise is None else _drawn(noise, prepared.tiles, len(stacked)),
+    )
+    if whole and prepared.packed:
+        finish = _packed(y, np.ascontiguousarray(stacked), prepared, work)
+    else:
+        finish = _tile_by_tile(y, stacked, prepared, work, whole=whole)
+    share_rows(finish, len(y), y.size * prepared.tiles * len(stacked))
     return y
 
 
-def _table(tile: int, adc: AdcRange | AdcTable | None) -> Array:
-    """An AdcTable's numbers for one tile, [6, cols]; empty for one converter for all."""
-    return np.stack([column[tile] for column in adc]) if isinstance(adc, AdcTable) else np.empty((0, 0))
+class _Work(NamedTuple):
+    """A product's weights of planes, converters and noise, as the compiled passes take them (packed_numba.add_products)."""
+
+    shares: Array
+    one: tuple[float, ...] | None
+    tables: Array | None
+    noise: tuple[Any, ...] | None
 
 
-def _step(tile: int, adc: AdcRange | AdcTable | None, noise: NoiseStream | None) -> _Step:
-    """The pass after a tile's product, as plain numbers."""
-    word, event, k0, k1 = (
-        (0, 0, 0, 0) if noise is None else (noise.word(tile), noise.event, noise.key[0], noise.key[1])
-    )
-    lo, hi, step = adc if isinstance(adc, AdcRange) else (0.0, 0.0, 1.0)
-    return _Step(
-        noisy=noise is not None,
-        scale=0.0 if noise is None else float(noise.scale),
-        word=np.uint32(word),
-        event=np.uint32(event),
-        k0=np.uint32(k0),
-        k1=np.uint32(k1),
-        converting=adc is not None,
-        lo=float(lo),
-        hi=float(hi),
-        step=float(step),
-    )
+def _drawn(noise: NoiseStream, tiles: int, planes: int) -> tuple[Any, ...]:
+    sigma = np.empty((tiles, 0)) if noise.sigma is None else np.ascontiguousarray(noise.sigma)
+    squares = NO_SQUARES if noise.squares is None else np.ascontiguousarray(noise.squares)
+    words = np.array([[noise.word(t, k) for k in range(planes)] for t in range(tiles)], np.uint32)
+    rows = np.ascontiguousarray(noise.rows, np.uint32)
+    return float(noise.scale), sigma, squares, rows, words, *(np.uint32(n) for n in (noise.event, *noise.key))
 
 
-# -- products of one chunk with one tile ---------------------------------------------------------------------------
+def _packed(y: Array, codes: Int8, prepared: Prepared, work: _Work) -> Callable[[slice], None]:
+    """Integers on packed weights: one compiled pass per chunk of rows."""
+    digits = prepared.digits, NO_DIGITS if prepared.variance_digits is None else prepared.variance_digits
+    shares, one, tables, noise = work
+
+    def finish(part: slice) -> None:
+        rows = part.start, part.stop
+        add_products(y, rows, shares, codes, *digits, prepared.rows, noise, one, tables)
+
+    return finish
 
 
-class _IntegerProducts:
-    """Digit products in int32: p = x @ digits; q = (high and low digits of x^2) @ variance digits, stacked."""
+def _tile_by_tile(
+    y: Array, planes: NDArray[Any], prepared: Prepared, work: _Work, *, whole: bool
+) -> Callable[[slice], None]:
+    """Other processors and real numbers: a product per tile and plane by a library, then the compiled pass over its sums."""
+    shares, one, tables, noise = work
+    squares = NO_SQUARES if noise is None else noise[2]
 
-    def __init__(self, x: Int8, prepared: Prepared, noisy: bool, squares: NDArray[Any] | None) -> None:
-        self._x, self._prepared = _writable(x), prepared
-        batch, cols = len(x), prepared.cols
-        assert prepared.digits is not None  # the caller looked
-        self._p = np.empty((batch, prepared.digits.shape[2]), np.int32)
-        self._q = np.empty((2 * batch if noisy else 0, 2 * cols), np.int32)
-        self._squares = np.empty((2 * batch if noisy else 0, x.shape[1]), np.int8)
-        if squares is not None:
-            self._squares[:batch], self._squares[batch:] = squares >> 7, squares & 127
-        elif noisy:
-            _square_digits(self._x, self._squares)
+    def finish(part: slice) -> None:
+        sums_of = IntegerSums if whole else RealSums
+        sums = sums_of(planes[:, part], prepared, squares[part])
+        block, room = (part.start, part.stop, 0, y.shape[1]), noise_room(y.shape[1])
+        for t, k in np.ndindex(prepared.tiles, len(planes)):
+            p = sums.of_weights(t, k)
+            if noise is None:
+                add_converted(y, block, float(shares[k]), p, len(p), one, tables, t)
+                continue
+            scale, sigma, _, rows, words, *counter = noise
+            own, q = (scale, sigma, rows, *counter), sums.of_variance(t, k)
+            add_noisy(
+                y, block, float(shares[k]), p, len(p), q, len(q), own, room, words[t, k], one, tables, t
+            )
 
-    def tile(self, t: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        gemm, prepared = integer_gemm(), self._prepared
-        rows = slice(t * prepared.rows, (t + 1) * prepared.rows)
-        assert prepared.digits is not None
-        gemm(self._x[:, rows], prepared.digits[t], self._p)
-        if self._q.size and prepared.variance_digits is not None:
-            gemm(self._squares[:, rows], prepared.variance_digits[t], self._q)
-        return self._p, self._q
-
-
-class _RealProducts:
-    """Products in float64."""
-
-    def __init__(
-        self, x: NDArray[Any], prepared: Prepared, noisy: bool, squares: NDArray[Any] | None
-    ) -> None:
-        self._x, self._prepared, self._noisy = x.astype(np.float64), prepared, noisy
-        self._squares = self._x**2 if squares is None else squares.astype(np.float64)
-        self._none = np.empty((0, prepared.cols))
-
-    def tile(self, t: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        prepared, variance = self._prepared, self._prepared.real_variance
-        rows = slice(t * prepared.rows, (t + 1) * prepared.rows)
-        q = self._squares[:, rows] @ variance[t] if self._noisy and variance is not None else self._none
-        return self._x[:, rows] @ prepared.real_weights[t], q
-
-
-def _writable(x: Int8) -> Int8:
-    """Torch warns about arrays that it may not write to, and cannot take reversed ones."""
-    return x if x.flags.writeable and x.flags.c_contiguous else x.copy()
-
-
-@cache
-def integer_gemm() -> Gemm:
-    """The fastest exact product of int8 matrices into int32 that works here.
-
-    `torch._int_mm` where it is right also for the largest digits (it is private to PyTorch, and processors without
-    VNNI have instructions that saturate); else float32, or float64 beyond 2^24.
-    """
-    torch = torch_or_none()
-    if not hasattr(torch, "_int_mm"):
-        return float_gemm
-
-    def gemm(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
-        torch._int_mm(torch.from_numpy(a), torch.from_numpy(b), out=torch.from_numpy(out))
-
-    return gemm if _is_exact(gemm) else float_gemm
-
-
-def _is_exact(gemm: Gemm) -> bool:
-    """Compare with NumPy on extreme digits and on odd shapes, strided as tiles are."""
-    pattern = np.array([127, -128, 127, 127, -127, 5, -128], np.int8)
-    for m, k, n in ((1, 1, 1), (5, 67, 9), (32, 256, 64)):
-        wide = np.resize(pattern, (m, 2 * k))
-        b = np.resize(pattern[::-1], (k, n)).copy()
-        out = np.empty((m, n), np.int32)
-        try:
-            gemm(wide[:, k:], b, out)
-        except RuntimeError:
-            return False
-        if not np.array_equal(out, wide[:, k:].astype(np.int64) @ b.astype(np.int64)):
-            return False
-    return True
-
-
-def float_gemm(a: NDArray[Any], b: NDArray[Any], out: NDArray[Any]) -> None:
-    """int8 @ int8 -> int32 by float32 while every partial sum is below 2^24, which float32 holds exactly."""
-    real = np.float32 if a.shape[1] * 2**14 <= 2**24 else np.float64
-    out[...] = a.astype(real) @ b.astype(real)
-
-
-# -- the pass over partial sums ------------------------------------------------------------------------------------
-
-
-@compiled
-def _accumulate(y: Array, p: Any, q: Any, rows: Any, step: _Step, table: Array) -> None:
-    """Y += ADC(p + noise), row by row through buffers that fit the first cache."""
-    batch, cols = y.shape
-    a = np.empty(cols)
-    z = np.empty(4 * ((cols + 3) // 4), np.float32)
-    for b in range(batch):
-        _join(p[b], a)
-        if step.noisy:
-            fill_normals(z, rows[b], step.word, step.event, step.k0, step.k1)
-            _add_noise(a, q, b, batch, step.scale, z)
-        if table.size:
-            _convert_columns(a, table)
-        elif step.converting:
-            _convert(a, step.lo, step.hi, step.step)
-        for j in range(cols):
-            y[b, j] += a[j]
-
-
-@compiled
-def _join(digits: Any, a: Array) -> None:
-    """A row of partial sums from its digits (high | low), or as it is."""
-    cols = a.size
-    if digits.size == cols:
-        for j in range(cols):
-            a[j] = digits[j]
-    else:
-        for j in range(cols):
-            a[j] = np.int64(128) * digits[j] + digits[cols + j]
-
-
-@compiled
-def _add_noise(a: Array, q: Any, b: int, batch: int, scale: float, z: NDArray[np.float32]) -> None:
-    """A += scale sqrt(v) z; v from four digit products, or as it is."""
-    cols = a.size
-    if q.shape[1] == cols:
-        for j in range(cols):
-            a[j] += scale * np.sqrt(q[b, j]) * z[j]
-    else:
-        high, low = q[b], q[batch + b]
-        for j in range(cols):
-            cross = np.int64(high[cols + j]) + low[j]
-            v = np.int64(16384) * high[j] + np.int64(128) * cross + low[cols + j]
-            a[j] += scale * np.sqrt(np.float64(v)) * z[j]
-
-
-@compiled
-def _convert(a: Array, lo: float, hi: float, step: float) -> None:
-    """A = lo + rint((clip(a) - lo) / step) step.
-
-    Adding and subtracting 2^52 rounds numbers in [0, 2^51) half to even, in vector registers.
-    """
-    for j in range(a.size):
-        x = min(max(a[j], lo), hi)
-        code = ((x - lo) / step + 4503599627370496.0) - 4503599627370496.0
-        a[j] = lo + code * step
-
-
-@compiled
-def _convert_columns(a: Array, table: Array) -> None:
-    """A = value + rint((clip(a, lo, hi) - base) / step) unit, column by column; rows of `table` as in AdcTable."""
-    for j in range(a.size):
-        x = min(max(a[j], table[0, j]), table[1, j])
-        code = ((x - table[2, j]) / table[3, j] + 4503599627370496.0) - 4503599627370496.0
-        a[j] = table[4, j] + code * table[5, j]
-
-
-@compiled
-def _square_digits(codes: Int8, out: Int8) -> None:
-    """codes^2 = 128 high + low: high digits in the upper half of `out`, low ones below."""
-    batch = codes.shape[0]
-    for b in range(batch):
-        for n in range(codes.shape[1]):
-            square = np.int32(codes[b, n]) * np.int32(codes[b, n])
-            out[b, n] = np.int8(square >> 7)
-            out[batch + b, n] = np.int8(square & 127)
+    return finish
 
 
 @compiled
 def _normals(z: Any, rows: Any, stream: Any, event: Any, k0: Any, k1: Any) -> None:
+    words = np.empty((4, z.shape[1] // 4), np.uint32)
     for b in range(rows.size):
-        fill_normals(z[b], rows[b], stream, event, k0, k1)
+        fill_normals(z[b], words, words.shape[1], 0, rows[b], stream, event, k0, k1)

@@ -120,6 +120,22 @@ def _pair(
     return r * c, r * s
 
 
+def fused(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> NDArray[np.float32]:
+    """A b + c of float32 numbers, rounded once, as processors do it in one instruction.
+
+    The product is exact in float64. Its sum with c is rounded to odd: where something was lost, to the neighbour with an odd last bit; then
+    the rounding to float32 cannot fall on a false tie (Boldo and Melquiond 2008).
+    """
+    product = np.asarray(a, np.float64) * np.asarray(b, np.float64)
+    addend = np.asarray(c, np.float64)
+    total = np.asarray(product + addend)
+    back = total - product
+    lost = (product - (total - back)) + (addend - back)
+    even = (total.view(np.int64) & 1) == 0
+    odd = np.where(even & (lost != 0), np.nextafter(total, np.copysign(np.inf, lost)), total)
+    return odd.astype(np.float32)
+
+
 def _log(u: NDArray[np.float32]) -> NDArray[np.float32]:
     """ln(u) for normal positive float32 u."""
     f = np.float32
@@ -128,10 +144,8 @@ def _log(u: NDArray[np.float32]) -> NDArray[np.float32]:
     z = ((bits & np.int32(0x007FFFFF)) + np.int32(0x3F3504F3)).view(f) - f(1.0)
     y = np.full_like(z, f(LOG_POLYNOMIAL[0]))
     for coefficient in LOG_POLYNOMIAL[1:]:
-        y = y * z + f(coefficient)
-    z2 = z * z
-    logarithm: NDArray[np.float32] = exponent.astype(f) * f(0.6931471805599453) + (z + (y * z - f(0.5)) * z2)
-    return logarithm
+        y = fused(y, z, f(coefficient))
+    return fused(exponent.astype(f), f(0.6931471805599453), fused(fused(y, z, f(-0.5)), z * z, z))
 
 
 def _cos_sin(w: NDArray[np.uint32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -141,10 +155,12 @@ def _cos_sin(w: NDArray[np.uint32]) -> tuple[NDArray[np.float32], NDArray[np.flo
     rest = (w - (quadrant << np.uint32(30))).view(np.int32)
     t = rest.astype(f) * f(1.4629180792671596e-09)
     t2 = t * t
-    p = f(SIN_POLYNOMIAL[0])
-    q = f(COS_POLYNOMIAL[0])
-    sine = t * (f(1.0) + t2 * (f(SIN_POLYNOMIAL[2]) + t2 * (f(SIN_POLYNOMIAL[1]) + t2 * p)))
-    cosine = f(1.0) + t2 * (f(-0.5) + t2 * (f(COS_POLYNOMIAL[2]) + t2 * (f(COS_POLYNOMIAL[1]) + t2 * q)))
+    p, q = np.full_like(t, SIN_POLYNOMIAL[0]), np.full_like(t, COS_POLYNOMIAL[0])
+    for coefficient in SIN_POLYNOMIAL[1:]:
+        p = fused(p, t2, f(coefficient))
+    for coefficient in (*COS_POLYNOMIAL[1:], -0.5):
+        q = fused(q, t2, f(coefficient))
+    sine, cosine = fused(t * t2, p, t), fused(q, t2, f(1.0))
     swap = (quadrant & np.uint32(1)) != 0
     a, b = np.where(swap, sine, cosine), np.where(swap, cosine, sine)
     flip_a = ((quadrant + np.uint32(1)) & np.uint32(2)) != 0

@@ -1,17 +1,20 @@
 """Numba twins of `crossbar_kernels.philox`: the same operations in the same order, hence the same bits.
 
-fastmath stays off: reassociation or contraction would change the last bits.
+fastmath stays off: reassociation or contraction would change the last bits. What is fused is prescribed (`philox.fused`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
+from numba.extending import intrinsic
 
 from crossbar_kernels.philox import COS_POLYNOMIAL, LOG_POLYNOMIAL, MULTIPLIERS, ROUNDS, SIN_POLYNOMIAL, WEYL
 
@@ -21,14 +24,49 @@ u = np.uint32
 i = np.int32
 
 
+emitted: Callable[[Callable[..., Any]], Callable[..., Any]] = intrinsic
+"""Emits its own instructions; what it decorates is called without the context, whatever its signature says."""
+
+
 def inlined(function: F) -> F:
     """Compile `function` into its callers, so that their loops vectorise."""
     return cast(F, numba.njit(inline="always", error_model="numpy")(function))
 
 
 def compiled(function: F) -> F:
-    """Compile `function` for one thread; the machine code is cached."""
-    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+    """Compile `function` for one thread; the machine code is cached for the sources as they are."""
+    compiler = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    _stamp(compiler)
+    return cast(F, compiler)
+
+
+def _stamp(compiler: Any) -> None:
+    """Let cached machine code hold for all sources that went into it.
+
+    Numba asks for the age of the function's own file alone, and would keep code whose callees or constants have changed.
+    """
+    file = getattr(getattr(compiler, "_cache", None), "_cache_file", None)
+    if file is not None:
+        file._source_stamp = _digest()
+
+
+@cache
+def _digest() -> str:
+    """Of all compiled sources and of those whose constants they take."""
+    here = Path(__file__).parent
+    sources = [*here.glob("*_numba.py"), *(here / name for name in ("philox.py", "pulses.py", "outcomes.py"))]
+    return sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()
+
+
+@emitted
+def fused(context: Any, a: Any, b: Any, c: Any) -> Any:
+    """A b + c of float32 numbers, rounded once; as `philox.fused`."""
+    one = numba.types.float32
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fma(*arguments)
+
+    return one(one, one, one), generate
 
 
 @inlined
@@ -57,9 +95,8 @@ def log(x: Any) -> Any:
     z = f(i((bits & i(0x007FFFFF)) + i(0x3F3504F3)).view(f) - f(1.0))
     y = f(LOG_POLYNOMIAL[0])
     for n in range(1, 9):
-        y = f(y * z + f(LOG_POLYNOMIAL[n]))
-    z2 = f(z * z)
-    return f(f(exponent) * f(0.6931471805599453) + (z + (y * z - f(0.5)) * z2))
+        y = fused(y, z, f(LOG_POLYNOMIAL[n]))
+    return fused(f(exponent), f(0.6931471805599453), fused(fused(y, z, f(-0.5)), f(z * z), z))
 
 
 @inlined
@@ -69,16 +106,15 @@ def cos_sin(w: Any) -> Any:
     rest = i(u(w - u(quadrant << u(30))))
     t = f(f(rest) * f(1.4629180792671596e-09))
     t2 = f(t * t)
-    p = f(SIN_POLYNOMIAL[0])
-    q = f(COS_POLYNOMIAL[0])
-    sine = t * (f(1.0) + t2 * (f(SIN_POLYNOMIAL[2]) + t2 * (f(SIN_POLYNOMIAL[1]) + t2 * p)))
-    cosine = f(1.0) + t2 * (f(-0.5) + t2 * (f(COS_POLYNOMIAL[2]) + t2 * (f(COS_POLYNOMIAL[1]) + t2 * q)))
+    p = fused(fused(f(SIN_POLYNOMIAL[0]), t2, f(SIN_POLYNOMIAL[1])), t2, f(SIN_POLYNOMIAL[2]))
+    q = fused(fused(f(COS_POLYNOMIAL[0]), t2, f(COS_POLYNOMIAL[1])), t2, f(COS_POLYNOMIAL[2]))
+    sine, cosine = fused(f(t * t2), p, t), fused(fused(q, t2, f(-0.5)), t2, f(1.0))
     swap = (quadrant & u(1)) != 0
     a = sine if swap else cosine
     b = cosine if swap else sine
-    a = -a if (u(quadrant + u(1)) & u(2)) != 0 else a
-    b = -b if (quadrant & u(2)) != 0 else b
-    return a, b
+    sign_a = u(u(u(quadrant + u(1)) & u(2)) << u(30))
+    sign_b = u(u(quadrant & u(2)) << u(30))
+    return u(f(a).view(u) ^ sign_a).view(f), u(f(b).view(u) ^ sign_b).view(f)
 
 
 @inlined
@@ -91,12 +127,19 @@ def box_muller(radius: Any, angle: Any) -> Any:
 
 
 @compiled
-def fill_normals(z: NDArray[np.float32], row: Any, stream: Any, event: Any, k0: Any, k1: Any) -> None:
-    """Fill z [4 * groups] with the normals of counters (group, row, stream, event)."""
-    for group in range(z.size // 4):
-        w0, w1, w2, w3 = philox4x32(u(group), row, stream, event, k0, k1)
-        z0, z1 = box_muller(w0, w1)
-        z2, z3 = box_muller(w2, w3)
+def fill_normals(
+    z: Any, words: Any, groups: int, first: int, row: Any, stream: Any, event: Any, k0: Any, k1: Any
+) -> None:
+    """Fill z [at least 4 * groups] with the normals of counters (first + group, row, stream, event).
+
+    `words` [4, at least groups] is room for the random words: two loops keep to the vector registers, one would not.
+    """
+    for group in range(groups):
+        w0, w1, w2, w3 = philox4x32(u(first + group), row, stream, event, k0, k1)
+        words[0, group], words[1, group], words[2, group], words[3, group] = w0, w1, w2, w3
+    for group in range(groups):
+        z0, z1 = box_muller(words[0, group], words[1, group])
+        z2, z3 = box_muller(words[2, group], words[3, group])
         z[4 * group] = z0
         z[4 * group + 1] = z1
         z[4 * group + 2] = z2

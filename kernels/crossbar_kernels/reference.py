@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,38 +10,64 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossbar_kernels import NUMERICS, AdcRange, AdcTable, NoiseStream, philox
-from crossbar_kernels.codes import encode, sum_squares
+from crossbar_kernels.checks import check_inputs, check_table, check_weights, start
+from crossbar_kernels.codes import encode, planes, sum_squares
 from crossbar_kernels.outcomes import settle
 from crossbar_kernels.pulses import apply_pulses, write_verify
+from crossbar_kernels.vectors import (
+    add_squares,
+    asarray,
+    decode,
+    full_scales,
+    joint_squares,
+    like,
+    normalise,
+    put,
+    reals,
+    subtract_sums,
+    take,
+)
 
 __all__ = [
+    "DEVICE",
     "NUMERICS",
     "Prepared",
+    "add_squares",
     "apply_pulses",
-    "check_inputs",
-    "check_table",
-    "check_weights",
+    "asarray",
     "convert",
+    "decode",
+    "deviation",
     "encode",
+    "full_scales",
+    "joint_squares",
+    "like",
     "mvm",
+    "normalise",
     "normals",
+    "planes",
     "prepare",
+    "put",
+    "reals",
     "settle",
+    "subtract_sums",
     "sum_squares",
+    "take",
+    "to_host",
     "write_verify",
 ]
 
+DEVICE = "cpu"
+
 Array = NDArray[np.float64]
-LARGEST = 2**14 - 1
-"""Largest integer of the weight and variance grids."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Weights and variances [tiles, rows, cols]."""
+    """Weights and variances [tiles, rows, cols]; other backends add what they multiply with."""
 
-    weights: Array
-    variance: Array | None
+    weights: NDArray[Any]
+    variance: NDArray[Any] | None
 
     @property
     def tiles(self) -> int:
@@ -58,13 +85,18 @@ class Prepared:
         return int(self.weights.shape[2])
 
 
+def to_host(array: NDArray[Any]) -> NDArray[Any]:
+    """A result itself: it is a NumPy array."""
+    return array
+
+
 def normals(
     rows: NDArray[np.uint32], cols: int, *, key: tuple[int, int], stream: int, event: int
 ) -> NDArray[np.float32]:
     """Standard normals [len(rows), cols]; number j % 4 of counter (j // 4, row, stream, event) stands in column j."""
     groups = np.arange(-(-cols // 4), dtype=np.uint32)[None, :]
     words = philox.philox4x32(groups, rows[:, None], stream, event, *key)
-    return np.stack(philox.normals(words), axis=-1).reshape(len(rows), -1)[:, :cols]
+    return np.stack(philox.normals(words), axis=-1).reshape(len(rows), 4 * groups.size)[:, :cols]
 
 
 def prepare(weights: NDArray[Any], variance: NDArray[Any] | None = None) -> Prepared:
@@ -82,39 +114,56 @@ def prepare(weights: NDArray[Any], variance: NDArray[Any] | None = None) -> Prep
 
 
 def mvm(
-    inputs: NDArray[Any], prepared: Prepared, *, adc: AdcRange | AdcTable | None, noise: NoiseStream | None
+    inputs: NDArray[Any],
+    prepared: Prepared,
+    *,
+    adc: AdcRange | AdcTable | None,
+    noise: NoiseStream | None,
+    weights: Sequence[float] = (1.0,),
+    out: Array | None = None,
 ) -> Array:
-    """y_bj = sum over tiles t of ADC(sum_i x_bi w_tij + scale sqrt(sum_i x_bi^2 v_tij) z_btj), [batch, cols].
+    """y_bj = sum over tiles t, planes k of w_k ADC(sum_i x_kbi w_tij + s_kbtj z_kbtj), [batch, cols].
 
-    Independent Gaussian noise of every cell gives exactly this Gaussian (sums of normals are normal). ADC(a) = lo + rint((clip(a, lo,
-    hi) - lo) / step) step, half to even. All steps are float64, in the order written; with int8 inputs and int16
-    weights the sums over i are exact integers.
+    s = scale sqrt(sum_i x_kbi^2 v_tij): independent Gaussian noise of every cell gives exactly this Gaussian (sums of normals are
+    normal); a converter's own noise adds its variance. ADC(a) = lo + rint((clip(a, lo, hi) - lo) / step) step, half to even. All steps are
+    float64, in the order written, tiles before planes; with int8 inputs and int16 weights the sums over i are exact integers.
 
     Args:
-        inputs: int8 DAC codes with |x| <= 127, or float64; [batch, tiles * rows].
+        inputs: int8 DAC codes or digits with |x| <= 127, or float64; [planes, batch, tiles * rows], or one plane without the first axis.
         prepared: from `prepare`.
         adc: the converter at every column and tile; None converts nothing.
         noise: read noise; None reads without.
+        weights: what a plane's results count, [planes].
+        out: what the result is added to, in place.
 
     Raises:
         ValueError: shapes do not fit, or noise is asked for and no variance was prepared.
     """
-    check_inputs(inputs, prepared, noise, prepared.variance is not None)
+    stacked = check_inputs(inputs, prepared, noise, weights)
     check_table(adc, prepared)
-    batch = len(inputs)
-    x = inputs.astype(np.float64).reshape(batch, prepared.tiles, prepared.rows)
-    squares = x**2 if noise is None or noise.squares is None else noise.squares.reshape(x.shape).astype(float)
-    y = np.zeros((batch, prepared.cols))
-    for t in range(prepared.tiles):
-        a = x[:, t] @ prepared.weights[t]
-        if noise is not None and prepared.variance is not None:
-            v = squares[:, t] @ prepared.variance[t]
-            z = normals(noise.rows, prepared.cols, key=noise.key, stream=noise.word(t), event=noise.event)
-            a = a + noise.scale * np.sqrt(v) * z
+    x = stacked.astype(np.float64).reshape(*stacked.shape[:2], prepared.tiles, prepared.rows)
+    squares = x**2
+    if noise is not None and noise.squares is not None:
+        squares = noise.squares.reshape(x.shape).astype(np.float64)
+    y = start(out, stacked.shape[1], prepared.cols)
+    for t, k in np.ndindex(prepared.tiles, len(x)):
+        a = x[k, :, t] @ prepared.weights[t]
+        if noise is not None:
+            v = None if prepared.variance is None else squares[k, :, t] @ prepared.variance[t]
+            z = normals(noise.rows, prepared.cols, key=noise.key, stream=noise.word(t, k), event=noise.event)
+            a = a + deviation(v, noise, t) * z
         if adc is not None:
             a = convert(a, adc, t)
-        y += a
+        y += weights[k] * a
     return y
+
+
+def deviation(v: Array | None, noise: NoiseStream, tile: int) -> Array:
+    """Standard deviation of a tile's noise from the variances v [batch, cols] of its cells (None: they have none)."""
+    if v is None:
+        return np.zeros(1) if noise.sigma is None else noise.sigma[tile]
+    cells = noise.scale * np.sqrt(v)
+    return np.asarray(cells if noise.sigma is None else np.sqrt(cells * cells + noise.sigma[tile] ** 2))
 
 
 def convert(a: Array, adc: AdcRange | AdcTable, tile: int) -> Array:
@@ -125,74 +174,3 @@ def convert(a: Array, adc: AdcRange | AdcTable, tile: int) -> Array:
         (lo, hi, step), base, value, unit = adc, adc.lo, adc.lo, adc.step
     code = np.rint((np.clip(a, lo, hi) - base) / step)
     return np.asarray(value + code * unit)
-
-
-def check_weights(weights: NDArray[Any], variance: NDArray[Any] | None) -> None:
-    """Raise ValueError unless weights and variance are what `prepare` documents."""
-    if weights.ndim != 3:
-        raise ValueError(
-            f"weights: must be [tiles, rows, cols] (got shape {weights.shape}); add the tile axis"
-        )
-    if weights.dtype not in (np.int16, np.float64):
-        raise ValueError(f"weights: must be int16 or float64 (got {weights.dtype}); convert them first")
-    _check_grid("weights", weights, -LARGEST)
-    if variance is None:
-        return
-    if variance.shape != weights.shape or variance.dtype != weights.dtype:
-        raise ValueError(
-            f"variance: must match the weights' {weights.dtype} {weights.shape} "
-            f"(got {variance.dtype} {variance.shape})"
-        )
-    _check_grid("variance", variance, 0)
-    if variance.size and variance.min() < 0:
-        raise ValueError(f"variance: must not be negative (got {variance.min()})")
-
-
-def _check_grid(name: str, values: NDArray[Any], lowest: int) -> None:
-    if values.dtype != np.int16 or not values.size:
-        return
-    low, high = int(values.min()), int(values.max())
-    if low < lowest or high > LARGEST:
-        raise ValueError(
-            f"{name}: must lie in [{lowest}, {LARGEST}] (got {low} to {high}); use a coarser unit"
-        )
-
-
-def check_table(adc: AdcRange | AdcTable | None, prepared: Any) -> None:
-    """Raise ValueError unless a table of converters has a row per tile and an entry per column."""
-    expected = (prepared.tiles, prepared.cols)
-    if isinstance(adc, AdcTable) and any(column.shape != expected for column in adc):
-        shapes = sorted({column.shape for column in adc})
-        raise ValueError(
-            f"adc: every array of a table must be {expected} (got {shapes}); broadcast them first"
-        )
-
-
-def check_inputs(inputs: NDArray[Any], prepared: Any, noise: NoiseStream | None, has_variance: bool) -> None:
-    """Raise ValueError unless inputs and noise are what `mvm` documents."""
-    expected = prepared.tiles * prepared.rows
-    if inputs.ndim != 2 or inputs.shape[1] != expected:
-        raise ValueError(
-            f"inputs: must be [batch, {expected}] (got shape {inputs.shape}); pad them with zeros"
-        )
-    if inputs.dtype not in (np.int8, np.float64):
-        raise ValueError(f"inputs: must be int8 or float64 (got {inputs.dtype}); convert them first")
-    if inputs.dtype == np.int8 and inputs.size and inputs.min() == -128:
-        raise ValueError("inputs: codes must lie in [-127, 127] (got -128); a DAC is symmetric")
-    if noise is None:
-        return
-    if not has_variance:
-        raise ValueError("noise: needs variances; give them to prepare(weights, variance)")
-    squares = noise.squares
-    if squares is not None and (
-        squares.shape != inputs.shape
-        or squares.dtype not in (np.int16, np.float64)
-        or squares.min(initial=0) < 0
-    ):
-        raise ValueError(
-            f"noise.squares: must be int16 or float64 >= 0, {inputs.shape} (got {squares.dtype} {squares.shape})"
-        )
-    if noise.rows.shape != (len(inputs),):
-        raise ValueError(
-            f"noise.rows: must be [{len(inputs)}], one per input row (got shape {noise.rows.shape})"
-        )

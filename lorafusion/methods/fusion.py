@@ -131,12 +131,12 @@ class FusionConfig:
             product, bias, pool=pool, coefficients=c, magnitude=magnitude, merge=self.merge, site=site
         )
         if site is not None and self.magnitude == "dora" and pool is not None:
-            shape = fused.width, fused.modules_count, fused_outputs(fused)
-            merge = {"product_of_sums": fused.product_of_sums}
-            counts = cost.norm_update(*shape, **merge)
+            shape = fused.width, fused.modules_count, product.out_features
+            sums = fused.merge.product_of_sums
+            counts = cost.norm_update(*shape, product_of_sums=sums)
             books.append(lambda: site.book(counts))
             with site.chip.ledger.scope(phase="deploy"):
-                site.book(cost.norm_setup(*shape, int(product.in_features), **merge))  # type: ignore[arg-type]
+                site.book(cost.norm_setup(*shape, product.in_features, product_of_sums=sums))
         return fused, books
 
     def _magnitude(self, context: Context, layer: str, weight: Tensor, pool: AdapterPool | None) -> Magnitude:
@@ -146,6 +146,10 @@ class FusionConfig:
         norms = weight.norm(dim=1)
         if pool is None:
             return Magnitude(outputs, norm=lambda _: norms, start=norms)
+        if layer not in context.pool_weights:
+            raise LoraFusionError(
+                f"FusionConfig.magnitude: 'dora' needs the pool's matrices for its norm; give Context.pool_weights (layer {layer!r})"
+            )
         a, b = context.pool_weights[layer]
         norm: Norm = gram_norm(weight, a, b, pool.modules, product_of_sums=self.merge == "product_of_sums")
         return Magnitude(outputs, norm=norm, start=norms)
@@ -153,9 +157,8 @@ class FusionConfig:
     def _norm_words(self, fused: FusedLoraLinear) -> int:
         if self.magnitude != "dora":
             return 0
-        return cost.norm_words(
-            fused.width, fused.modules_count, fused_outputs(fused), product_of_sums=fused.product_of_sums
-        )
+        outputs, sums = fused.product.out_features, fused.merge.product_of_sums
+        return cost.norm_words(fused.width, fused.modules_count, outputs, product_of_sums=sums)
 
     def _finish(
         self,
@@ -181,11 +184,6 @@ class FusionConfig:
 
             adaptation.after_step = book_norms
             book_norms()  # the norm that the first step uses
-
-
-def fused_outputs(fused: FusedLoraLinear) -> int:
-    """Number of outputs of a fused layer."""
-    return int(fused.product.out_features)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,9 @@ def test_measuring_draws_no_word_of_the_reads_that_it_corrects(card, monkeypatch
     chip, array = programmed(card, COMMON, noise=True)
     forward, used = array.readers[0], []
     product = forward.product
-    monkeypatch.setattr(forward, "product", lambda x, rows: used.append(rows) or product(x, rows))
+    monkeypatch.setattr(
+        forward, "product", lambda x, rows, *rest, **how: used.append(rows) or product(x, rows, *rest, **how)
+    )
     chip.compensate("column")
     assert len(used[0]) == 32
     batch = chip.samples((200, 512))[1]

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from crossbar_sim import Chip, ConfigError, Ranges, convert, revert
-from crossbar_sim.layers import CrossbarConv2d, split
+from crossbar_sim.conv import CrossbarConv2d
+from crossbar_sim.layers import split
 
 GEOMETRIES = {
     "plain": {},

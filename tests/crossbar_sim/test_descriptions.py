@@ -136,6 +136,12 @@ WRONG = [
     (Periphery, {"scaling": "per_batch"}, "Periphery.scaling: 'per_batch' is unknown"),
     (Periphery, {"adc_offset": -1.0}, "Periphery.adc_offset: must not be negative (got -1)"),
     (Periphery, {"adc_gain": -1.0}, "Periphery.adc_gain: must not be negative (got -1)"),
+    (Periphery, {"adc_noise": -1.0}, "Periphery.adc_noise: must not be negative (got -1)"),
+    (
+        Periphery,
+        {"adc_noise": 0.5},
+        "Periphery.adc_noise: needs an ADC with codes (adc_bits is 0, adc_noise 0.5)",
+    ),
     (Periphery, {"column_clip": -1.0}, "Periphery.column_clip: must not be negative (got -1)"),
     (Periphery, {"read_voltage": -0.1}, "Periphery.read_voltage: must not be negative (got -0.1)"),
     (Periphery, {"read_width": -1.0}, "Periphery.read_width: must not be negative (got -1)"),

@@ -73,7 +73,8 @@ def test_ledgers_add_by_entry_and_leave_their_parts_alone(card):
         for column in ("energy_J", "time_s"):
             assert c[column] == pytest.approx(a[column] + b[column], rel=1e-15)
     merged = one.ledger + two.ledger
-    merged.book_read(*next((k, s, e.squares, e) for (k, s), e in one.ledger.reads.items()))
+    key, state, entry = next((k, s, e) for (k, s), e in one.ledger.reads.items())
+    merged.read(key, state, entry.conductance, entry.unit).squares += entry.squares
     assert (one.ledger.rows(preset.prices), two.ledger.rows(preset.prices)) == before
     assert one.ledger.copy().rows(preset.prices) == before[0]
 

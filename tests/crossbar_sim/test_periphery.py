@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossbar_kernels import get_kernels
+from crossbar_kernels.vectors import power_of_two
 from crossbar_sim import CalibrationError, Chip, Ranges
 from crossbar_sim.circuit import Periphery
-from crossbar_sim.periphery import adc_codes, dac_codes, planes, power_of_two, zero_centred
+from crossbar_sim.periphery import adc_codes, dac_codes, planes, zero_centred
 
 
 def codes_of(values, full_scale, converters):
@@ -135,7 +136,7 @@ def test_impossible_ranges_are_errors(values):
 def test_planes_are_the_digits_of_the_magnitude_with_the_codes_sign(bits, signed, plane_bits, values):
     converters = Periphery(dac_bits=bits, signed=signed, plane_bits=min(plane_bits, bits - signed))
     codes = codes_of(values, 1.0, converters).astype(int)
-    digits = planes(codes, converters)
+    digits = planes(codes[None], converters, get_kernels("auto"))[:, 0]
     base = 2**converters.plane_bits
     assert len(digits) == converters.planes == -(-(bits - signed) // converters.plane_bits)
     assert all((np.abs(plane) < base).all() and (plane * codes >= 0).all() for plane in digits)

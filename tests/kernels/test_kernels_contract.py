@@ -12,7 +12,7 @@ import crossbar_kernels
 from crossbar_kernels import AdcRange, AdcTable, NoiseStream, available, contract, get_kernels, reference
 from crossbar_kernels.philox import Purpose
 
-BACKENDS = available()
+BACKENDS = tuple(name for name in available() if name != "cupy")  # a device has tests of its own
 OTHERS = tuple(name for name in BACKENDS if name != "reference")
 FAST = pytest.mark.skipif("numba" not in BACKENDS, reason="numba is not installed")
 
@@ -37,33 +37,21 @@ def test_certify_accepts_every_backend(kernels):
 
 
 def spoiled(**functions):
-    names = (
-        "NUMERICS",
-        "normals",
-        "encode",
-        "sum_squares",
-        "prepare",
-        "mvm",
-        "write_verify",
-        "apply_pulses",
-        "settle",
-    )
-    parts = {n: getattr(reference, n) for n in names}
-    return SimpleNamespace(**(parts | functions))
+    return SimpleNamespace(**(vars(reference) | functions))
 
 
 def test_certify_refuses_a_converter_that_rounds_half_up():
-    def mvm(x, p, *, adc, noise):
-        return reference.mvm(x, p, adc=adc and adc._replace(lo=adc.lo + adc.step / 2), noise=noise)
+    def mvm(x, p, *, adc, **rest):
+        return reference.mvm(x, p, adc=adc and adc._replace(lo=adc.lo + adc.step / 2), **rest)
 
     with pytest.raises(AssertionError, match="differ"):
         contract.certify(spoiled(mvm=mvm))
 
 
 def test_certify_refuses_noise_of_the_wrong_rows():
-    def mvm(x, p, *, adc, noise):
+    def mvm(x, p, *, noise, **rest):
         return reference.mvm(
-            x, p, adc=adc, noise=noise and noise._replace(rows=noise.rows[::-1] ^ np.uint32(1))
+            x, p, noise=noise and noise._replace(rows=noise.rows[::-1] ^ np.uint32(1)), **rest
         )
 
     with pytest.raises(AssertionError, match="differ"):
@@ -76,6 +64,81 @@ def test_certify_refuses_other_normals():
 
     with pytest.raises(AssertionError, match="other bits"):
         contract.certify(spoiled(normals=normals))
+
+
+def test_certify_refuses_planes_that_count_alike():
+    def mvm(x, p, *, weights=(1.0,), **rest):
+        return reference.mvm(x, p, weights=[1.0] * len(weights), **rest)
+
+    with pytest.raises(AssertionError, match="differ"):
+        contract.certify(spoiled(mvm=mvm))
+
+
+def test_certify_refuses_results_that_forget_what_was_there():
+    def mvm(x, p, *, out=None, **rest):
+        return reference.mvm(x, p, **rest)
+
+    with pytest.raises(AssertionError, match="leaves `out` as it was"):
+        contract.certify(spoiled(mvm=mvm))
+
+
+def test_certify_refuses_converters_without_their_own_noise():
+    def mvm(x, p, *, noise, **rest):
+        quiet = noise and noise.sigma is not None and noise._replace(sigma=0 * noise.sigma)
+        return reference.mvm(x, p, noise=quiet or noise, **rest)
+
+    with pytest.raises(AssertionError, match="differ"):
+        contract.certify(spoiled(mvm=mvm))
+
+
+def test_certify_refuses_results_that_are_not_added_in_place():
+    def mvm(x, p, *, out=None, **rest):
+        return reference.mvm(x, p, out=None if out is None else out.copy(), **rest)
+
+    with pytest.raises(AssertionError, match="leaves `out` as it was"):
+        contract.certify(spoiled(mvm=mvm))
+
+
+def test_certify_refuses_products_that_spoil_their_inputs():
+    def mvm(x, p, **rest):
+        y = reference.mvm(x, p, **rest)
+        x[:] = 0
+        return y
+
+    with pytest.raises(AssertionError, match="changes its inputs"):
+        contract.certify(spoiled(mvm=mvm))
+
+
+@pytest.mark.parametrize("name", ["settle", "DEVICE", "decode"])
+def test_certify_names_what_a_backend_lacks(name):
+    lacking = spoiled()
+    delattr(lacking, name)
+    with pytest.raises(AssertionError, match=f"has no {name}"):
+        contract.certify(lacking)
+
+
+def test_planes_of_a_product_are_products_of_planes(kernels):
+    """With weights 1 and no converter, the planes of a code add up to the product with the code."""
+    task = contract.problem(contract.Case(5, 2, 30, 7))
+    prepared = kernels.prepare(task.weights)
+    whole = kernels.mvm(task.inputs, prepared, adc=None, noise=None)
+    digits = kernels.planes(task.inputs, bits=3, count=3)
+    out = np.ones((5, 7))
+    assert kernels.mvm(digits, prepared, adc=None, noise=None, weights=(1, 8, 64), out=out) is out
+    assert np.array_equal(out, whole + 1)
+
+
+def test_a_converters_own_noise_has_its_deviation_per_tile_and_column(kernels):
+    """z from the same counters: the difference to the quiet product is sum_t sigma_tj z_btj."""
+    sigma = np.random.default_rng(0).uniform(1, 2, (2, 9))
+    prepared, x = kernels.prepare(np.ones((2, 3, 9), np.int16)), np.ones((4, 6), np.int8)
+    noise = noise_of(4, sigma=sigma)
+    y = kernels.mvm(x, prepared, adc=None, noise=noise)
+    z = [
+        kernels.normals(noise.rows, 9, key=noise.key, stream=noise.word(t), event=noise.event)
+        for t in range(2)
+    ]
+    np.testing.assert_allclose(y - 6, sum(sigma[t] * z[t] for t in range(2)), atol=1e-12)
 
 
 def test_reference_is_the_equation_written_in_loops():
@@ -161,33 +224,49 @@ def test_noise_variance_from_samples(one_hot):
 
 @FAST
 def test_float_gemm_is_exact_where_float32_is_not():
-    from crossbar_kernels import numba_cpu
+    from crossbar_kernels.int8_gemm import FLOAT_GEMM
 
     a, b = np.full((2, 1100), 127, np.int8), np.full((1100, 3), 127, np.int8)
     a[0, 0] = 126
     out = np.empty((2, 3), np.int32)
-    numba_cpu.float_gemm(a, b, out)
+    FLOAT_GEMM.multiply(a, b, out)
     assert np.array_equal(out, a.astype(np.int64) @ b)
 
 
 @FAST
-def test_numba_keeps_the_contract_without_torch(monkeypatch):
-    from crossbar_kernels import numba_cpu, threads
+@pytest.mark.parametrize("torch_works", [True, False])
+def test_numba_keeps_the_contract_on_other_processors(monkeypatch, torch_works):
+    from crossbar_kernels import chunk_sums, int8_gemm, numba_cpu, threads
 
-    monkeypatch.setattr(threads, "torch_or_none", lambda: None)
-    monkeypatch.setattr(numba_cpu, "integer_gemm", lambda: numba_cpu.float_gemm)
+    monkeypatch.setattr(numba_cpu, "can_pack", lambda: False)
+    if not torch_works:
+        monkeypatch.setattr(threads, "torch_or_none", lambda: None)
+        monkeypatch.setattr(chunk_sums, "integer_gemm", lambda: int8_gemm.FLOAT_GEMM)
     contract.certify(numba_cpu)
 
 
 @FAST
+def test_packing_is_tried_before_it_is_trusted(monkeypatch):
+    from crossbar_kernels import packed_numba
+
+    monkeypatch.setattr(packed_numba, "has_vnni", lambda: True)
+    for spoil in (lambda *_: None, pytest.fail):  # a pass that adds nothing; one that must not be asked
+        monkeypatch.setattr(packed_numba, "add_products", spoil)
+        packed_numba.can_pack.cache_clear()
+        assert not packed_numba.can_pack()
+        monkeypatch.setattr(packed_numba, "has_vnni", lambda: False)
+    packed_numba.can_pack.cache_clear()
+
+
+@FAST
 def test_a_wrong_integer_gemm_is_noticed():
-    from crossbar_kernels import numba_cpu
+    from crossbar_kernels import int8_gemm
 
     def saturating(a, b, out):
         out[...] = np.clip(a.astype(np.int64) @ b.astype(np.int64), -32768, 32767)
 
-    assert not numba_cpu._is_exact(saturating)
-    assert numba_cpu._is_exact(numba_cpu.float_gemm)
+    assert not int8_gemm._is_exact(int8_gemm.FLOAT_GEMM._replace(multiply=saturating))
+    assert int8_gemm._is_exact(int8_gemm.FLOAT_GEMM)
 
 
 THREADS = """
@@ -232,9 +311,11 @@ def test_a_wrong_backend_is_answered_with_the_nearest(monkeypatch):
         get_kernels("numbba")
     with pytest.raises(ValueError, match="use one of"):
         get_kernels("xyzzy")
+    with pytest.raises(ValueError, match="must be a name"):
+        get_kernels(None)
     monkeypatch.setattr(crossbar_kernels, "find_spec", lambda _: None)
     get_kernels.cache_clear()
-    with pytest.raises(ValueError, match="not installed"):
+    with pytest.raises(ValueError, match="needs the package numba"):
         get_kernels("numba")
     assert get_kernels("auto") is reference
     get_kernels.cache_clear()
@@ -272,6 +353,20 @@ def test_prepare_refuses_what_it_cannot_hold(kernels, weights, variance, message
 def test_mvm_refuses_what_does_not_fit(kernels, inputs, noise, message):
     with pytest.raises(ValueError, match=message):
         kernels.mvm(inputs, kernels.prepare(W), adc=None, noise=noise)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "how", "message"),
+    [
+        (np.zeros((2, 1, 2), np.int8), {}, "weights: must be one per plane"),
+        (np.zeros((1, 2), np.int8), {"out": np.zeros((1, 2))}, "out: must be float64"),
+        (np.zeros((1, 2), np.int8), {"out": np.zeros((1, 3), np.float32)}, "out: must be float64"),
+        (np.zeros((1, 2), np.int8), {"noise": noise_of(1, sigma=np.ones((1, 2)))}, "noise.sigma: must be"),
+    ],
+)
+def test_mvm_refuses_planes_weights_and_results_that_do_not_fit(kernels, inputs, how, message):
+    with pytest.raises(ValueError, match=message):
+        kernels.mvm(inputs, kernels.prepare(W), **{"adc": None, "noise": None, **how})
 
 
 def test_mvm_wants_a_row_number_for_every_input(kernels):

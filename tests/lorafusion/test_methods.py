@@ -215,6 +215,12 @@ def test_the_dora_norm_on_a_chip_is_that_of_the_nominal_weights(fuse, bed) -> No
     torch.testing.assert_close(layer.magnitude.norm(layer.coefficients), v.norm(dim=1), rtol=1e-5, atol=1e-6)
 
 
+def test_the_dora_norm_says_what_it_lacks(bed) -> None:
+    here = bed(Chip("ideal"))
+    with pytest.raises(LoraFusionError, match=r"give Context\.pool_weights"):
+        FusionConfig(magnitude="dora").attach(here.encoder, replace(here.context(), pool_weights={}))
+
+
 def test_the_dora_norm_books_its_arithmetic_and_its_storage(bed) -> None:
     n, width = MODULES, MODULES * RANK
     words = {
