@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from crossbar_kernels import Kernels, host_name
 from crossbar_kernels.philox import key
-from crossbar_sim import compensation, mapping, reading, repair, wires
+from crossbar_sim import checks, compensation, mapping, repair, spares, wires
+from crossbar_sim.active import Active, active
 from crossbar_sim.calibration import Recorder
 from crossbar_sim.cells import Cells
 from crossbar_sim.errors import ConfigError, MappingError
@@ -35,7 +36,9 @@ class ProgrammedArray:
         cells: the state of the cells.
         order: column of each output of each tile, [tile, outputs]; differs from the straight order after a repair.
         report: what the last programming left and took.
-        changes: how often something else than programming or time changed the products (a restored state, a compensation).
+        changes: how often something else than programming or time changed the products (a restored state, a compensation, a gate).
+        active: which outputs and inputs take part in products (`gate`); None: all.
+        room: how much larger than at calibration inputs, and the sums of full-scale inputs, are to become: (1, 1) unless the matrix trains.
     """
 
     def __init__(
@@ -48,9 +51,7 @@ class ProgrammedArray:
         *,
         stuck: Array | None = None,
     ) -> None:
-        self.chip, self.site, self.name = chip, site, name
-        self.placement, self.scale = placement, scale
-        self.key = key(chip.seed, name)
+        self._stand(chip, site, name, placement, scale)
         self.order = mapping.straight(placement)
         self.cells = Cells(
             mapping.used(placement, self.order),
@@ -60,16 +61,22 @@ class ProgrammedArray:
             now=chip.time,
             stuck=stuck,
         )
+        self._tried = np.zeros((placement.tiles, placement.columns), bool)
+        self._asked = self.cells.target
+
+    def _stand(self, chip: Chip, site: Site, name: str, placement: mapping.Placement, scale: Array) -> None:
+        """Everything but the cells: the address, how the array is read and what that remembers."""
+        self.chip, self.site, self.name, self.placement, self.scale = chip, site, name, placement, scale
+        self.key = key(chip.seed, name)
         self._forward, self._transposed = (Reader(self, transposed=t) for t in (False, True))
         self._compensation: float | Array = 1.0
         self.report: Programmed | None = None
         self.recorder: Recorder | None = None
-        self.changes = 0
-        self._tried = np.zeros((placement.tiles, placement.columns), bool)
-        self._asked = self.cells.target
+        self.changes, self.room = 0, (1.0, 1.0)
+        self.active: Active | None = None
         self._effective: tuple[tuple[Any, ...], Array] | None = None
         self._factors: tuple[Any, ...] | None = None
-        reading.check(self)
+        checks.wiring(chip.preset.mapping, chip.preset.periphery, gated=self.gated)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ProgrammedArray:
         """A copied layer still sits on the same cells."""
@@ -131,8 +138,8 @@ class ProgrammedArray:
         self, target: Array, statistical: bool | None, where: NDArray[np.bool_] | None = None
     ) -> Programmed:
         done = self._program(target, statistical, where)
-        if self._free_spares().any() and self.cells.unconverged.any():
-            target, tried = self._try_spares(target, statistical)
+        if spares.free(self).any() and self.cells.unconverged.any():
+            target, tried = spares.tried(self, target, statistical)
             done = combined(done, tried)
         self._asked = target
         return self._remedied(done, statistical)
@@ -164,10 +171,10 @@ class ProgrammedArray:
         physics = self.site.book_physics
         at_once = self.chip.preset.writes_at_once
         if not at_once:
-            physics("set_pulse", done.set_pulses, done.set_energy)
-            physics("reset_pulse", done.reset_pulses, done.reset_energy)
+            physics("set_pulse", done.set_pulses, done.set_energy, row_slots=done.set_slots)
+            physics("reset_pulse", done.reset_pulses, done.reset_energy, row_slots=done.reset_slots)
         if done.verify_reads:
-            physics("verify_read", done.verify_reads, done.verify_energy)
+            physics("verify_read", done.verify_reads, done.verify_energy, row_slots=done.read_slots)
             self.site.book({"adc_conversion": done.verify_reads})
         chosen = self.cells.used if where is None else self.cells.used & where
         self.site.book({"cell_write": int((chosen if at_once else done.pulses > 0).sum())})
@@ -177,33 +184,6 @@ class ProgrammedArray:
         """The cells' own conductances, whatever noise-aware training shows."""
         return self.cells.conductance(self.chip.time)
 
-    def _free_spares(self) -> NDArray[np.bool_]:
-        """Spare columns that hold nothing and were not found worse than what they should replace, [tile, columns]."""
-        p = self.placement
-        return repair.free_columns(self.order, self._tried, p.cols_per_tile + p.unit)
-
-    def _try_spares(self, target: Array, statistical: bool | None) -> tuple[Array, Programmed]:
-        """Program the worst outputs of each tile into its spare columns too, and keep the better column of each.
-
-        Gives the targets where the outputs are now, and what programming the spares took.
-        """
-        p, old = self.placement, self.order
-        error = repair.column_error(self.cells.unconverged, self._present(), target)
-        new = repair.reassigned(old, error, self._free_spares())
-        held, both = mapping.outputs_of(target, p, old), target.copy()
-        where = np.broadcast_to(new[:, None, None, None, None, :], held.shape)
-        np.put_along_axis(both, where, held, axis=-1)
-        before, after = mapping.used(p, old), mapping.used(p, new)
-        self.cells.use(before | after)
-        done = self._program(both, statistical, where=after & ~before)
-        error = repair.column_error(self.cells.unconverged, self._present(), both)
-        better = np.take_along_axis(error, new, 1) < np.take_along_axis(error, old, 1)
-        np.put_along_axis(self._tried, np.where(new != old, new, 0), True, axis=1)
-        self.order = np.where(better, new, old)
-        kept = mapping.used(p, self.order)
-        self.cells.use(kept)
-        return both * kept, done
-
     def restore(self, asked: Array) -> None:
         """Go on from a saved state: the caller has given back the cells, `order`, scale, ranges and compensation.
 
@@ -212,6 +192,26 @@ class ProgrammedArray:
         """
         self._asked = asked
         self.changes += 1
+
+    def gate(self, *, outputs: Any = None, inputs: Any = None) -> None:
+        """Say which outputs [m] and inputs [n] take part in products from now on (truth values; None: all of them).
+
+        Results that are off are exactly 0, inputs that are off count as 0; neither is driven, sampled, converted or booked, and their cells
+        carry no current and give no noise. What the cells hold does not change, and programming does not ask.
+
+        Raises:
+            ConfigError: a mask does not fit.
+        """
+        self.active = active(self.placement, outputs, inputs)
+        self.changes += 1
+
+    def kept(self, weights: Array) -> Array:
+        """Weights [m, n] with zeros where `gate` has switched an output or an input off."""
+        return weights if self.active is None else self.active.weights(weights)
+
+    def connected(self, cells: Array) -> Array:
+        """Conductances with zeros, open cells, where `gate` has switched a line off."""
+        return cells if self.active is None else self.active.cells(cells, self.placement, self.order)
 
     # -- state -----------------------------------------------------------------------------------------------
 
@@ -297,7 +297,7 @@ class ProgrammedArray:
         if not (self.chip.ir_drop and card.wires.present) or self.gated:
             return cells
         if self._effective is None or self._effective[0] != self.moment:
-            arrays = mapping.assemble(cells, self.placement)
+            arrays = mapping.assemble(self.connected(cells), self.placement)
             seen = wires.effective(arrays, r_wl=card.wires.r_wl, r_bl=card.wires.r_bl)
             self._effective = (self.moment, mapping.disassemble(seen, self.placement))
         return self._effective[1]
@@ -307,8 +307,8 @@ class ProgrammedArray:
         return self._weights(self.effective_conductance())
 
     def present_weights(self) -> Array:
-        """What a product without converters and noise multiplies with: `read_weights` times the drift compensation."""
-        return np.reshape(self.compensation, (-1, 1)) * self.read_weights()
+        """What a product without converters and noise multiplies with: `read_weights` times the drift compensation, 0 where `gate` says off."""
+        return self.kept(np.reshape(self.compensation, (-1, 1)) * self.read_weights())
 
     def target_weights(self) -> Array:
         """The weights [m, n] that the target conductances stand for."""

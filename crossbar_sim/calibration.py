@@ -86,13 +86,7 @@ def calibrate(
         try:
             for array in chosen:
                 array.recorder = recorders[array.name]
-            for number, batch in enumerate(batches):
-                if not hasattr(batch, "keys"):
-                    raise ConfigError(
-                        f"calibrate: batch {number} is a {type(batch).__name__}; give the model's arguments by name: "
-                        f'{{"{_first_argument(model)}": x}}'
-                    )
-                model(**batch)
+            run_batches(model, batches)
         finally:
             for array in chosen:
                 array.recorder = None
@@ -100,13 +94,29 @@ def calibrate(
         for array in chosen:
             forward, transposed = array.readers
             sample = samples[array.name]
-            forward.ranges = forward.ranges_from(sample, dac=dac_percentile, adc=adc_percentile)
+            found = forward.ranges_from(sample, dac=dac_percentile, adc=adc_percentile)
+            forward.ranges = found.widened(*array.room)
             squares = forward.squares_of(sample)
             if squares is not None:
                 share = recorders[array.name].seen / len(sample)
                 forward.book_drive(np.rint(squares * share).astype(np.int64))
             if chip.backward == "transposed" and not array.gated:
                 transposed.needed_ranges()
+
+
+def run_batches(model: Any, batches: Iterable[Mapping[str, Any]]) -> None:
+    """Call the model on every batch.
+
+    Raises:
+        ConfigError: a batch is no mapping.
+    """
+    for number, batch in enumerate(batches):
+        if not hasattr(batch, "keys"):
+            raise ConfigError(
+                f"calibrate: batch {number} is a {type(batch).__name__}; give the model's arguments by name: "
+                f'{{"{_first_argument(model)}": x}}'
+            )
+        model(**batch)
 
 
 def _first_argument(model: Any) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any, get_type_hints
 
-from crossbar_sim.circuit import Periphery, Tiles, WeightMapping, Wires
+from crossbar_sim.circuit import Periphery, Process, Tiles, WeightMapping, Wires
 from crossbar_sim.device import Device, Drift, Faults, OpenLoop, Programming, ReadNoise, Relaxation
 from crossbar_sim.errors import ConfigError, nearest
 from crossbar_sim.prices import MARKS, Price, PriceTable
@@ -23,12 +23,16 @@ SECTIONS: dict[str, type[Any]] = {
     "drift": Drift,
     "read_noise": ReadNoise,
     "tiles": Tiles,
+    "process": Process,
     "wires": Wires,
     "mapping": WeightMapping,
     "periphery": Periphery,
 }
 REQUIRED = ("device", "tiles", "periphery")
 ENTRY_KEYS = frozenset({"value", "mark", "source", "low", "high", "note"})
+PRICE_KEYS = ENTRY_KEYS | {"node"}
+PARTS = ("energy", "latency", "area", "digital")
+"""Sections of a price table."""
 HEADINGS = ("name", "title", "prices", "base", "sources")
 """What stands in a card beside its sections."""
 
@@ -205,14 +209,16 @@ def _build(draft: _Draft, section: str, kind: type[Any], values: dict[str, Any])
         draft.problems.append(str(error))
 
 
-def entry_provenance(entry: Any, sources: Mapping[str, str]) -> tuple[str, Provenance]:
+def entry_provenance(
+    entry: Any, sources: Mapping[str, str], keys: frozenset[str] = ENTRY_KEYS
+) -> tuple[str, Provenance]:
     """What is wrong with an entry { value, mark, source, ... } ("": nothing), and where its number comes from."""
     empty = Provenance("", "")
     if not isinstance(entry, dict) or "value" not in entry:
         return "must be a table { value, mark, source }", empty
-    unknown = [key for key in entry if key not in ENTRY_KEYS]
+    unknown = [key for key in entry if key not in keys]
     if unknown:
-        return f"unknown key {unknown[0]!r}{nearest(unknown[0], ENTRY_KEYS)}", empty
+        return f"unknown key {unknown[0]!r}{nearest(unknown[0], keys)}", empty
     if entry.get("mark") not in MARKS:
         return f"mark must be one of {', '.join(MARKS)} (got {entry.get('mark')!r})", empty
     if entry.get("source") not in sources:
@@ -261,27 +267,68 @@ def _tuple(value: Any, hint: Any) -> Any:
 
 @lru_cache(maxsize=16)
 def price_table(name: str) -> PriceTable:
-    """A price table that comes with the package.
+    """A price table that comes with the package. Its `adc` names the converters' own table.
 
     Raises:
         ConfigError: no such table, or an entry without value, mark or source.
     """
-    known = [p.name.removesuffix(".toml") for p in (folder() / "prices").iterdir()]
+    data = price_file(name)
+    read = {part: prices_of(data, part, name) for part in PARTS}
+    table = PriceTable(name, read["energy"], read["latency"], read["area"], read["digital"].get("lanes"))
+    return table.with_converters(converter_table(data["adc"])) if "adc" in data else table
+
+
+def converter_table(name: str) -> PriceTable:
+    """The prices of an ADC by its resolution, as its table lists them."""
+    data = price_file(name, "adc")
+    return PriceTable(name, prices_of(data, "energy", name), prices_of(data, "latency", name))
+
+
+def price_file(name: str, part: str = "") -> dict[str, Any]:
+    """What a file of prices/`part` says.
+
+    Raises:
+        ConfigError: no such file; the nearest right name is told.
+    """
+    home = folder() / "prices" / part
+    known = price_files(part)
     if name not in known:
-        raise ConfigError(f"prices: {name!r} is unknown{nearest(name, known)}")
-    data = read_toml((folder() / "prices" / f"{name}.toml").read_bytes(), name)
-    sources = data["sources"]
-    return PriceTable(
-        name, dict(_prices(data["energy"], sources, name)), dict(_prices(data["latency"], sources, name))
-    )
+        raise ConfigError(f"{part or 'prices'}: {name!r} is unknown{nearest(name, known)}")
+    return read_toml((home / f"{name}.toml").read_bytes(), name)
 
 
-def _prices(table: Mapping[str, Any], sources: Mapping[str, str], name: str) -> Iterator[tuple[str, Price]]:
-    for action, entry in table.items():
-        problem, origin = entry_provenance(entry, sources)
+def price_files(part: str = "") -> list[str]:
+    """Names of the files of prices/`part`."""
+    home = folder() / "prices" / part
+    return sorted(p.name.removesuffix(".toml") for p in home.iterdir() if p.name.endswith(".toml"))
+
+
+def prices_of(data: Mapping[str, Any], part: str, name: str) -> dict[str, Price]:
+    """The prices of one section of a price file; of a section that is not there, none.
+
+    Raises:
+        ConfigError: an entry without value, mark or source.
+    """
+    entries = price_entries(data, part, name)
+    return {
+        action: Price(
+            float(entry["value"]), data["sources"][entry["source"]], entry["mark"], entry.get("node", 0)
+        )
+        for action, entry in entries.items()
+    }
+
+
+def price_entries(data: Mapping[str, Any], part: str, name: str) -> dict[str, Any]:
+    """The entries of one section of a price file, checked: each has its value, mark and source.
+
+    Raises:
+        ConfigError: an entry that lacks one of them.
+    """
+    for action, entry in data.get(part, {}).items():
+        problem, _ = entry_provenance(entry, data.get("sources", {}), PRICE_KEYS)
         if problem:
             raise ConfigError(f"price table {name!r}: {action}: {problem}")
-        yield action, Price(float(entry["value"]), sources[origin.source], origin.mark)
+    return dict(data.get(part, {}))
 
 
 def _named_table(name: str, problems: list[str]) -> PriceTable | None:

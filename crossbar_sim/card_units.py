@@ -30,6 +30,7 @@ _BY_PATH = {
     "periphery.adc_offset": "codes",
     "periphery.adc_noise": "codes",
     "mapping.weight_bits": "bits",
+    "process.node": "m",
 }
 _BY_NAME = {
     **dict.fromkeys(("g_min", "g_max", "bottom", "top", "window_abs", "reference"), _SIEMENS),
@@ -43,8 +44,14 @@ _BY_NAME = {
 }
 
 
+_BY_SECTION = {"price": "J", "latency": "s", "area": "m2"}
+
+
 def unit(path: str) -> str:
-    """The unit of an entry such as "programming.pulse_width"; of a price, the joule."""
-    if path.startswith("price."):
-        return "J"
+    """The unit of an entry such as "programming.pulse_width"; of a price table's entries by their section."""
+    if path.startswith("area.cell."):
+        return "F2"
+    section = path.partition(".")[0]
+    if section in _BY_SECTION:
+        return _BY_SECTION[section]
     return _BY_PATH.get(path) or _BY_NAME.get(path.partition(".")[2], "")

@@ -27,14 +27,15 @@ from crossbar_sim.presets import Preset
 Entries = Mapping[str, NDArray[Any]]
 META = "array_meta"
 """The entry that says whose state the others are: JSON, as uint8 (a state_dict holds tensors only)."""
-FORMAT = "crossbar_sim chip 1"
+FORMAT = "crossbar_sim chip 2"
 CELLS, RANGES = "cells.", {"ranges": "ranges.", "backward_ranges": "backward_ranges."}
 PLAIN = ("scale", "order", "compensation", "asked")
-ENTRIES = (META, CELLS, *RANGES.values(), *PLAIN)
+GATE = "gate."
+ENTRIES = (META, CELLS, *RANGES.values(), *PLAIN, GATE)
 """How the entries of an array begin."""
 OPTIONS = ("backend", "seed", "grid", "statistical", "backward", "ir_drop")
-BOOKS = ("counts", "slots", "joules")
-WORDS = frozenset({"name", "title", "prices", "provenance", "sources", "sha256"})
+BOOKS = ("counts", "slots", "row_slots", "joules")
+WORDS = frozenset({"name", "title", "prices", "process", "provenance", "sources", "sha256"})
 """Fields of a card that do not change what the cells and converters do."""
 
 
@@ -57,7 +58,7 @@ def array_state(array: ProgrammedArray) -> dict[str, NDArray[Any]]:
 
     Returns:
         META, the column scale, the columns after a repair, the factors of drift compensation, the conductances asked for, the
-        converters' ranges (where there are any), and the state of the cells.
+        converters' ranges and the gate (where there are any), and the state of the cells.
     """
     parts: dict[str, Any] = {
         "scale": array.scale,
@@ -68,6 +69,8 @@ def array_state(array: ProgrammedArray) -> dict[str, NDArray[Any]]:
     for name, prefix in RANGES.items():
         ranges = getattr(array, name)
         parts |= {} if ranges is None else {prefix + field: value for field, value in vars(ranges).items()}
+    if array.active is not None:
+        parts |= {GATE + side: on for side, on in vars(array.active).items()}
     parts |= {CELLS + name: value for name, value in array.cells.state().items()}
     return {
         META: _as_bytes(_meta(array)),
@@ -182,6 +185,7 @@ def restore_array(array: ProgrammedArray, entries: Entries) -> None:
     array.scale, array.order = np.array(entries["scale"]), np.array(entries["order"])
     array.compensation = _plain(entries["compensation"])
     array.ranges, array.backward_ranges = ranges["ranges"], ranges["backward_ranges"]
+    array.gate(**{side: np.asarray(on, bool) for side, on in _below(entries, GATE).items()})
     array.restore(np.array(entries["asked"]))
 
 

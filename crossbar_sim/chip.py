@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from math import ceil, isfinite, prod
 from numbers import Integral
 from pathlib import Path
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from crossbar_kernels import Kernels, get_kernels, host_name
 from crossbar_sim import calibration, compensation, mapping
 from crossbar_sim.array import ProgrammedArray
-from crossbar_sim.cost import MASTER_BITS, WORD_BITS, Counts
+from crossbar_sim.checks import weights_of
+from crossbar_sim.cost import Counts, precision
 from crossbar_sim.errors import ConfigError, nearest
 from crossbar_sim.ledger import Entry, Ledger, ReadEnergy, State
 from crossbar_sim.periphery import Ranges
@@ -37,7 +39,7 @@ image with more positions is their number."""
 
 @dataclass(frozen=True)
 class Site:
-    """A matrix's address in the ledger: chip, layer, matrix (base | A | B | own)."""
+    """A matrix's address in the ledger: chip, layer, matrix (crossbar_sim.ledger.MATRICES)."""
 
     chip: Chip
     layer: str
@@ -56,11 +58,10 @@ class Site:
             for action, count in counts.items()
         )
 
-    def book_physics(self, action: str, count: int, joules: float) -> None:
-        """Book events whose energy is physics of the cells; they follow one another."""
-        self.chip.ledger.book(
-            self.chip.ledger.key(self.layer, self.matrix, action), count, slots=count, joules=joules
-        )
+    def book_physics(self, action: str, count: int, joules: float, *, row_slots: int = 0) -> None:
+        """Book events whose energy is physics of the cells; they follow one another, or word lines are written at once (`row_slots`)."""
+        key = self.chip.ledger.key(self.layer, self.matrix, action)
+        self.chip.ledger.book(key, count, slots=count, row_slots=row_slots, joules=joules)
 
     def reads(self, state: State, conductance: NDArray[np.float64], unit: float) -> ReadEnergy:
         """The account of the state-dependent part of array reads, under the ledger's present scope."""
@@ -79,6 +80,11 @@ class _Batch:
     """Which vectors of the running batch are real."""
 
     mask: NDArray[np.bool_]
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """How many of each sample."""
+        return np.asarray(self.mask.sum(1), np.int64)
 
 
 class Chip:
@@ -103,8 +109,11 @@ class Chip:
         event: number of the current read event (optimiser or evaluation step); draws depend on it.
         arrays: programmed arrays by name.
         outside: where the chip was before a running backward pass (crossbar_sim.conversion).
+        planned: whether it only books and holds no cells (crossbar_sim.plan).
         redraw_programming: noise-aware training: every event sees the cells as another programming would have left them.
     """
+
+    planned = False
 
     def __init__(
         self,
@@ -207,16 +216,13 @@ class Chip:
         """
         if name in self.arrays:
             raise ConfigError(f"program: the array {name!r} exists; use .reprogram, or another name")
-        values = np.asarray(weight, np.float64)
-        if values.ndim != 2:
-            raise ConfigError(f"weight: array {name!r} needs a matrix [out, in] (got shape {values.shape})")
-        outputs, inputs = values.shape
+        values = weights_of(weight, name)
         column_scale = mapping.full_scale(values, self.preset.mapping.scale) if scale is None else scale
         site = Site(self, layer or name, matrix)
         mapping.checked(values, column_scale)  # a weight that cannot be programmed changes nothing
         array = self._again(name, values.shape, stuck)
         if array is None:
-            array = self.blank((outputs, inputs), site, name=name, scale=column_scale, stuck=stuck)
+            array = self.blank(values.shape, site, name=name, scale=column_scale, stuck=stuck)
         array.site, array.scale = site, column_scale
         array.reprogram(values)
         array.ranges = ranges
@@ -236,7 +242,8 @@ class Chip:
             raise ConfigError(
                 f"program: the cells of {name!r}, retired on this chip, hold {held} and keep their faults; use another name"
             )
-        array.compensation, array.backward_ranges = 1.0, None
+        array.compensation, array.backward_ranges, array.room = 1.0, None, (1.0, 1.0)
+        array.gate()
         return array
 
     def _place(self, shape: tuple[int, ...]) -> mapping.Placement:
@@ -264,6 +271,10 @@ class Chip:
             ConfigError: there is no such array.
         """
         self._retired[name] = self._taken("retire", name)
+
+    def forget(self) -> None:
+        """Forget the cells of all retired arrays, as `remove` would have."""
+        self._retired.clear()
 
     def remove(self, name: str) -> None:
         """Give an array's tiles back and forget it; a new one of this name is another array of the same silicon.
@@ -301,15 +312,12 @@ class Chip:
 
     def allocation(self) -> list[dict[str, Any]]:
         """Which cells of which tile hold what: one dict per tile, with the share of its cells in use."""
+        first = accumulate((array.placement.arrays for array in self.arrays.values()), initial=0)
         return [
-            {"tile": first + k, **block}
-            for first, array in zip(self._first_tiles(), self.arrays.values(), strict=True)
+            {"tile": tile + k, **block}
+            for tile, array in zip(first, self.arrays.values(), strict=False)
             for k, block in enumerate(mapping.blocks(array.name, array.placement, self.preset.tiles))
         ]
-
-    def _first_tiles(self) -> list[int]:
-        counts = [array.placement.arrays for array in self.arrays.values()]
-        return [sum(counts[:k]) for k in range(len(counts))]
 
     def refresh(self) -> None:
         """Bring every array's cells back to what they were asked for, now; booked under phase `refresh`."""
@@ -389,10 +397,4 @@ class Chip:
 
     def precision(self, action: str) -> str:
         """The precision tag of an action on this chip."""
-        if action == "adc_conversion":
-            return f"{self.preset.periphery.adc_bits}b"
-        if action in ("digital_mul", "digital_add"):
-            return f"fp{WORD_BITS}"
-        if action == "opt_update":
-            return f"fp{MASTER_BITS}"
-        return ""
+        return precision(action, adc_bits=self.preset.periphery.adc_bits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crossbar_sim.checks import not_negative, one_of, require
+from crossbar_sim.checks import not_negative, one_of, positive, require
 
 CODINGS = ("one_sided", "two_sided", "offset")
 PAIRS = ("columns", "rows", "arrays")
@@ -17,6 +17,7 @@ ADC_RANGES = ("calibrated", "max")
 ADC_SCOPES = ("array", "slice", "tile", "column")
 SCALINGS = ("static", "per_vector_absmax")
 LADDERS = ("driven", "gated")
+CELLS = ("1t1r", "1r")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,18 @@ class Tiles:
         require(1 <= self.rows <= 1024, "Tiles.rows", f"must be 1 to 1024 (got {self.rows})")
         require(2 <= self.cols <= 1024, "Tiles.cols", f"must be 2 to 1024 (got {self.cols})")
         require(self.count >= 0, "Tiles.count", f"must not be negative (got {self.count})")
+
+
+@dataclass(frozen=True)
+class Process:
+    """How cells are made, which decides their area alone: feature size F (`node`, m), and a transistor beside each cell or none."""
+
+    node: float
+    cell: str = "1t1r"
+
+    def __post_init__(self) -> None:
+        positive(self, "node")
+        one_of("Process.cell", self.cell, CELLS)
 
 
 @dataclass(frozen=True)

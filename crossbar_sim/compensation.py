@@ -33,7 +33,7 @@ def factors(array: ProgrammedArray, kind: str) -> float | Array:
         found = _results(array, probes)
         sums = 2 * found.size
         array.site.book({"sram_read_bit": WORD_BITS * found.size, "digital_mul": sums, "digital_add": sums})
-    expected = probes @ array.target_weights().T
+    expected = probes @ array.kept(array.target_weights()).T
     axis = None if kind == "global" else 0
     match, power = (expected * found).sum(axis=axis), (found * found).sum(axis=axis)
     usable = (power > 0) & (match != 0)
@@ -43,7 +43,7 @@ def factors(array: ProgrammedArray, kind: str) -> float | Array:
 def _results(array: ProgrammedArray, probes: Array) -> Array:
     if array.chip.exact:
         array.book_reads(len(probes))
-        return np.asarray(probes @ array.read_weights().T)
+        return np.asarray(probes @ array.kept(array.read_weights()).T)
     rows = np.arange(2**32 - len(probes), 2**32, dtype=np.uint64).astype(np.uint32)  # no batch's noise
     kernels = array.kernels
     return kernels.to_host(array.readers[0].product(probes, rows, kernels, columns=array.scale))

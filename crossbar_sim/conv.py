@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from crossbar_sim.layers import CrossbarProduct
+from crossbar_sim.layers import CrossbarProduct, book_bias
 
 
 class CrossbarConv2d(nn.Module):
@@ -25,6 +25,8 @@ class CrossbarConv2d(nn.Module):
         super().__init__()
         self.products = nn.ModuleList(products)
         self.bias = like.bias
+        # models ask a layer for the type of its weight
+        self.register_buffer("weight", like.weight.new_empty(0), persistent=False)
         self.in_channels, self.out_channels, self.groups = like.in_channels, like.out_channels, like.groups
         self.kernel_size, self.stride, self.dilation = like.kernel_size, like.stride, like.dilation
         self.padding, self.padding_mode = like.padding, like.padding_mode
@@ -42,9 +44,12 @@ class CrossbarConv2d(nn.Module):
             padded, self.kernel_size, dilation=self.dilation, stride=self.stride
         ).transpose(1, 2)
         parts = columns.chunk(self.groups, -1)  # channels are the slowest of an unfolded vector's indices
-        results = [product(part) for product, part in zip(self.products, parts, strict=True)]
+        products = [product for product in self.products if isinstance(product, CrossbarProduct)]
+        results = [product(part) for product, part in zip(products, parts, strict=True)]
         out = results[0] if self.groups == 1 else torch.cat(results, -1)
-        out = out if self.bias is None else out + self.bias
+        if self.bias is not None:
+            out = out + self.bias
+            book_bias(products[0].array.site, self.bias, out)
         return out.transpose(1, 2).reshape(len(x), self.out_channels, *self._positions(padded))
 
     def _positions(self, padded: Tensor) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from crossbar_sim import checkpoint
+from crossbar_sim import checkpoint, remainder
 from crossbar_sim.array import ProgrammedArray
 from crossbar_sim.chip import Chip
 from crossbar_sim.conv import CrossbarConv2d
@@ -24,6 +24,8 @@ from crossbar_sim.moment import Moment, moment, resume
 Where = Callable[[str, nn.Module], bool] | Iterable[str] | None
 _RECORD = "_crossbar_conversion"
 ON_CHIP = CrossbarLinear | CrossbarConv2d
+DECODED = ("decoder_input_ids", "decoder_inputs_embeds", "labels")
+"""Arguments of an encoder-decoder model, which knows the first, that are as long as its decoder's texts."""
 DIGITAL_ONLY = nn.modules.linear.NonDynamicallyQuantizableLinear
 """nn.MultiheadAttention reads this layer's weight and never calls it."""
 
@@ -94,11 +96,12 @@ def convert(model: nn.Module, chip: Chip, *, where: Where = None) -> nn.Module:
         layer,
     ) in originals.items():  # only now: a weight that cannot be programmed leaves the model whole
         set_layer(model, name, layers[layer])
-    batches = _Batches(chip, _place_of_mask(model))
+    batches = _Batches(chip, list(signature(model.forward).parameters))
     hooks = (
         model.register_forward_pre_hook(batches.before, with_kwargs=True),
         model.register_forward_hook(batches.after, always_call=True),
         model.register_load_state_dict_pre_hook(_check_state),
+        *remainder.install(model, chip),
     )
     arrays = tuple(
         p.array for layer in layers.values() for p in layer.modules() if isinstance(p, CrossbarProduct)
@@ -142,7 +145,8 @@ def _on_chip(layer: nn.Module, chip: Chip, name: str) -> CrossbarLinear | Crossb
 
 
 def _program(chip: Chip, weight: Tensor, name: str, layer: str) -> CrossbarProduct:
-    return CrossbarProduct(chip.program(weight.cpu().double().numpy(), name=name, layer=layer))
+    values: Any = weight if weight.is_meta else weight.cpu().double().numpy()  # a PlannedChip takes shapes
+    return CrossbarProduct(chip.program(values, name=name, layer=layer))
 
 
 def _chosen(model: nn.Module, where: Where) -> dict[str, nn.Module]:
@@ -177,11 +181,6 @@ def _chosen(model: nn.Module, where: Where) -> dict[str, nn.Module]:
     return {name: module for name, module in known.items() if module in selected}
 
 
-def _place_of_mask(model: nn.Module) -> int | None:
-    parameters = list(signature(model.forward).parameters)
-    return parameters.index("attention_mask") if "attention_mask" in parameters else None
-
-
 def _check_state(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Before a state dict is loaded: every array's part must fit, so that a wrong one changes none of them."""
     found = []
@@ -201,18 +200,20 @@ def _check_state(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) 
 class _Batches:
     """Hooks of a converted model: which vectors of its batch are real, also when the backward pass computes again."""
 
-    def __init__(self, chip: Chip, place: int | None) -> None:
-        self.chip, self.place = chip, place
+    def __init__(self, chip: Chip, names: list[str]) -> None:
+        self.chip, self.names = chip, names
         self._outer: list[Any] = []
 
     def before(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The forward pass begins."""
         self._outer.append(moment(self.chip))
-        mask = kwargs.get("attention_mask")
-        if self.place is not None and self.place < len(args):
-            mask = args[self.place]
+        given = {**dict(zip(self.names, args, strict=False)), **kwargs}
+        mask = given.get("attention_mask")
         if mask is not None and mask.ndim == 2:
-            self.chip.begin_batch(_as_mask(mask))
+            real = _as_mask(mask)
+            if DECODED[0] in self.names:
+                _check_decoder(real, given)
+            self.chip.begin_batch(real)
 
     def after(self, _model: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         """It has ended, or failed: its backward pass begins where its outputs' gradients arrive."""
@@ -236,6 +237,21 @@ class _Batches:
         if self.chip.outside is not None:
             resume(self.chip, self.chip.outside[1])
             self.chip.outside = None
+
+
+def _check_decoder(mask: NDArray[np.bool_], given: Mapping[str, Any]) -> None:
+    """A mask is an encoder's where there is a decoder; vectors are told apart by their number of positions.
+
+    Raises:
+        ConfigError: the decoder's texts are as long as the encoder's, whose padding would silence them.
+    """
+    for name in DECODED:
+        tokens = given.get(name)
+        if tokens is not None and tuple(tokens.shape[:2]) == mask.shape and not mask.all():
+            raise ConfigError(
+                f"{name}: the decoder's texts are as long as the encoder's ({mask.shape[1]} positions), so that the attention "
+                "mask would be taken for theirs too; pad the encoder's texts by one more position"
+            )
 
 
 def _as_mask(mask: Tensor) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from crossbar_sim.active import Active
 from crossbar_sim.circuit import Periphery
 from crossbar_sim.mapping import Placement
 
@@ -20,6 +21,15 @@ MASTER_BITS = 32
 """Width of a trained parameter and of its optimiser state."""
 
 
+def precision(action: str, *, adc_bits: int) -> str:
+    """The precision tag of an action: of conversions the ADC's bits, of arithmetic the width of its words; "" for others."""
+    if action == "adc_conversion":
+        return f"{adc_bits}b"
+    if action in ("digital_mul", "digital_add", "digital_function"):
+        return f"fp{WORD_BITS}"
+    return f"fp{MASTER_BITS}" if action == "opt_update" else ""
+
+
 @dataclass(frozen=True)
 class Read:
     """Events of products with one placed matrix, and the sequential slots they take."""
@@ -28,7 +38,14 @@ class Read:
     slots: Counts
 
 
-def read(layout: Placement, converters: Periphery, vectors: int, *, transposed: bool = False) -> Read:
+def read(
+    layout: Placement,
+    converters: Periphery,
+    vectors: int,
+    *,
+    transposed: bool = False,
+    active: Active | None = None,
+) -> Read:
     """Products of `vectors` vectors with one placed matrix, word lines driven or (`transposed`) bit lines.
 
     T = planes; S slices; q = 2 where the currents of a pair are subtracted after conversion, else 1; c = T where planes are, else 1.
@@ -38,7 +55,15 @@ def read(layout: Placement, converters: Periphery, vectors: int, *, transposed: 
     array_read = T cells (a transposed read leaves unit columns out). The input is read from SRAM once per tile that it drives, the output written once; the column scale
     is one multiplication per output, a range per vector one comparison and one multiplication per input and one multiplication
     per result, an offset the sum of the inputs and one subtraction per result.
+
+    `active`: only some outputs and inputs take part. The same formulas hold then with m and n those that are on, and N_r and N_c the rows and columns of
+    tiles in which one is, since a tile is touched when an input and an output of it are on: its drives are those of its rows that are on, once per phase, its
+    conversions those of its columns that are on (and its unit column), its cells those where both meet. With all of either off
+    nothing happens. Sequential conversions are those of the busiest ADC, by its columns that are on.
     """
+    whole, layout = layout, layout if active is None else active.within(layout)
+    if not layout.tiles:
+        return Read({}, {})
     planes, drives = converters.planes, _drives(layout, transposed=transposed)
     codes = conversions(layout, converters, transposed=transposed)
     inputs, results = (layout.outputs, layout.inputs) if transposed else (layout.inputs, layout.outputs)
@@ -59,10 +84,10 @@ def read(layout: Placement, converters: Periphery, vectors: int, *, transposed: 
     }
     if add:
         counts["digital_add"] = add
-    per_tile = layout.rows_per_tile if transposed else layout.cols_per_tile + layout.unit
-    shared = min(converters.columns_per_adc, per_tile) * codes // _sensed(layout, transposed=transposed)
+    shared = _shared(whole, converters, active, transposed=transposed)
+    in_turn = shared * codes // _sensed(layout, transposed=transposed)
     phases = planes * (layout.slices if transposed else 1)
-    slots = {"array_read": phases * vectors, "adc_conversion": shared * vectors}
+    slots = {"array_read": phases * vectors, "adc_conversion": in_turn * vectors}
     return Read({action: count * vectors for action, count in counts.items()}, slots)
 
 
@@ -72,6 +97,14 @@ def conversions(layout: Placement, converters: Periphery, *, transposed: bool) -
     on_line = layout.pair == ("columns" if transposed else "rows")
     apart = layout.signs == 2 and not on_line and converters.subtract == "digital"
     return accumulated * layout.slices * (2 if apart else 1) * _sensed(layout, transposed=transposed)
+
+
+def _shared(layout: Placement, converters: Periphery, active: Active | None, *, transposed: bool) -> int:
+    """Lines that the busiest ADC converts one after another."""
+    if active is not None:
+        return active.busiest(layout, converters.columns_per_adc, transposed=transposed)
+    per_tile = layout.rows_per_tile if transposed else layout.cols_per_tile + layout.unit
+    return min(converters.columns_per_adc, per_tile)
 
 
 def _sensed(layout: Placement, *, transposed: bool) -> int:
@@ -139,6 +172,17 @@ def fusion_backward(width: int, modules: int, vectors: int, *, product_of_sums: 
     }
 
 
+def selection(modules: int, keep: int) -> Counts:
+    """Which of N coefficients stay: read once, written back with zeros, and one bit of the gate's register per module.
+
+    A threshold is one comparison per coefficient; the `keep` largest take so many searches of a maximum among those left,
+    sum_k (N - 1 - k) comparisons. A comparison counts as an addition.
+    """
+    compared = sum(max(modules - 1 - k, 0) for k in range(keep)) if keep else modules
+    words = MASTER_BITS * modules
+    return {"digital_add": compared, "sram_read_bit": words, "sram_write_bit": words + modules}
+
+
 def magnitude_forward(outputs: int, vectors: int) -> Counts:
     """Y = g z: one multiplication per output."""
     return {"digital_mul": outputs * vectors}
@@ -182,6 +226,58 @@ def norm_setup(width: int, modules: int, outputs: int, inputs: int, *, product_o
     if not product_of_sums:
         macs += outputs * width + outputs * width * width
     return {"digital_mul": macs, "digital_add": macs, "sram_read_bit": WORD_BITS * macs}
+
+
+def dora_norm(outputs: int, inputs: int, rank: int) -> Counts:
+    """One evaluation of the DoRA row norm while A and B train, from nominal weights (Liu et al. 2024, eq. 5).
+
+    n_o^2 = ||W0_o||^2 + 2 s B_o . U_o + s^2 B_o G B_o^T: U = W0 A^T takes m n r products, G = A A^T n r^2, and each output
+    r (B_o . U_o) + r^2 (B_o G) + r (with B_o). W0 comes from DRAM, as nothing on the chip gives it without error. Then per
+    output the two factors and sums with ||W0_o||^2, one reciprocal root, and the factor m.
+    """
+    macs = outputs * inputs * rank + inputs * rank**2 + outputs * rank * (rank + 2)
+    return {
+        **stream_from_dram(outputs, inputs),
+        "digital_mul": macs + 3 * outputs,
+        "digital_add": macs + 2 * outputs,
+        "digital_function": outputs,
+        "sram_read_bit": WORD_BITS * macs,
+    }
+
+
+def dora_setup(outputs: int, inputs: int) -> Counts:
+    """||W0_o||^2 and ||W0_o||, once per layer: m n products and m roots."""
+    macs = outputs * inputs
+    return {
+        **stream_from_dram(outputs, inputs),
+        "digital_mul": macs,
+        "digital_add": macs,
+        "digital_function": outputs,
+        "sram_read_bit": WORD_BITS * macs,
+    }
+
+
+def vera_forward(rank: int, outputs: int, vectors: int) -> Counts:
+    """Digital work of y = W0 x + b * (B (d * (A x))) between its matrices: d * u (r), b * w (m), and the sum of the paths (m)."""
+    return {"digital_mul": (rank + outputs) * vectors, "digital_add": outputs * vectors}
+
+
+def vera_backward(rank: int, outputs: int, vectors: int) -> Counts:
+    """Db = sum g w and b * g (m each), dd = sum t u and d * t (r each)."""
+    return {"digital_mul": 2 * (rank + outputs) * vectors, "digital_add": (rank + outputs) * vectors}
+
+
+def bottleneck_forward(width: int, outputs: int, vectors: int) -> Counts:
+    """Digital work of h + W_up relu(W_down x + b_down) + b_up between its matrices: biases, one comparison per ReLU, the sum.
+
+    A constant scale is free: it can be folded into the words of W_up and b_up.
+    """
+    return {"digital_add": 2 * (width + outputs) * vectors}
+
+
+def bottleneck_backward(width: int, outputs: int, vectors: int) -> Counts:
+    """Db_up = sum g (m), the ReLU's mask (r multiplications), and db_down = sum t (r)."""
+    return {"digital_mul": width * vectors, "digital_add": (width + outputs) * vectors}
 
 
 def optimiser_step(parameters: int) -> Counts:

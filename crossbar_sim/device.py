@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crossbar_sim.checks import finite, not_negative, positive, require
+from crossbar_sim.checks import finite, not_negative, one_of, positive, require
+
+PULSE_ENERGIES = ("arithmetic", "harmonic")
+"""Means of the conductances before and after a pulse that it may be taken to dissipate at."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ class Programming:
     a = rate exp((V_k - V_start)/slope) s max(0, 1 + cycle_spread z), s the cell's own strength.
     A cell is accepted when |G - target| <= window_abs + window_rel * target. It is given up after `max_pulses`,
     after `max_reversals` changes of polarity, or after `max_end_pulses` consecutive pulses at V_end (0: no such limit).
-    `compliance` (A, 0: none) caps the current of a SET pulse and with it the heat, V min(V Gbar, I_c) t.
+    `compliance` (A, 0: none) caps the current of a SET pulse and with it the heat, V min(V Gbar, I_c) t. A pulse dissipates V^2 Gbar t;
+    `pulse_energy`: Gbar is the "arithmetic" mean (G_0 + G_1)/2 (MLP+NeuroSim V3.0), or the "harmonic" one 2/(1/G_0 + 1/G_1), of the mean
+    resistance (DNN+NeuroSim V2.1).
     `residual` are the coefficients (S, 1) of the standard deviation that an accepted cell keeps about its target, as a
     polynomial in the target conductance. Programming is repeated in `rounds`, `rest` s apart: cells that relaxed out of their
     window in between are pulsed again. Voltages in V, widths in s, conductances in S.
@@ -96,8 +101,10 @@ class Programming:
     compliance: float = 0.0
     rounds: int = 1
     rest: float = 1.0
+    pulse_energy: str = "arithmetic"
 
     def __post_init__(self) -> None:
+        one_of("Programming.pulse_energy", self.pulse_energy, PULSE_ENERGIES)
         finite(self, "set_start", "set_end", "reset_start", "reset_end", "verify_voltage", "bottom", "top")
         not_negative(self, "window_abs", "window_rel")
         require(
@@ -137,7 +144,7 @@ class OpenLoop:
     `cycle_noise` z' (S): soft bounds; NeuroSim's G = B (1 - exp(-P/A)) + G_min is this law with rate = 1 - exp(-1/A) and
     top = G_min + B (Chen 2018). The number of pulses is counted beforehand on the nominal curve (s = 1) from the cell's
     nominal conductance, at most `max_pulses`; `write_noise` (S) is what remains of each write. A cell stays
-    within its own lowest and highest conductance.
+    within its own lowest and highest conductance. `pulse_energy` as in Programming.
     """
 
     set_voltage: float
@@ -152,8 +159,10 @@ class OpenLoop:
     cycle_spread: float = 0.0
     cycle_noise: float = 0.0
     write_noise: float = 0.0
+    pulse_energy: str = "arithmetic"
 
     def __post_init__(self) -> None:
+        one_of("OpenLoop.pulse_energy", self.pulse_energy, PULSE_ENERGIES)
         finite(self, "set_voltage", "reset_voltage", "bottom", "top")
         positive(self, "set_width", "reset_width")
         for name in ("set_rate", "reset_rate"):

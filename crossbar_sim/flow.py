@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossbar_kernels import Kernels
-from crossbar_sim.errors import MappingError
+from crossbar_sim.errors import ConfigError, MappingError
 from crossbar_sim.periphery import finite
 
 if TYPE_CHECKING:
@@ -31,7 +31,12 @@ def through(
 
     Raises:
         MappingError: the vectors have another length, or host arrays hold values that are not finite.
+        ConfigError: a tensor on the meta device, which has no values.
     """
+    if getattr(x, "is_meta", False):
+        raise ConfigError(
+            f"array {array.name!r}: a tensor on the meta device has no values to multiply; program the model on a PlannedChip"
+        )
     home, kernels, (width, expected) = array.chip.kernels, array.kernels, shape
     vectors = kernels.asarray(x if kernels is home else home.to_host(x))
     if vectors.ndim < 1 or vectors.shape[-1] != expected:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.utils.dlpack import from_dlpack
 
 from crossbar_kernels.gemm import Product, pack
 from crossbar_sim import checkpoint, cost
+from crossbar_sim import cost_digital as digital
 from crossbar_sim.array import ProgrammedArray
 from crossbar_sim.chip import Site
 from crossbar_sim.errors import ConfigError
 from crossbar_sim.ledger import Ledger
 from crossbar_sim.moment import Moment, at, moment
+from crossbar_sim.tensors import own, to_numpy, to_tensor
 
 Size = float | Tensor
 """How much larger than at calibration an input may be; a tensor of no dimensions where asking for its value would wait for a device."""
@@ -90,6 +90,9 @@ class CrossbarProduct(nn.Module):
 
     def _product(self, x: Tensor, size: Size, bias: Tensor | None) -> Tensor:
         result: Tensor = _Product.apply(x, self.master, bias, self, size)  # type: ignore[no-untyped-call]
+        book_bias(self.array.site, bias, result)
+        if result.requires_grad and self.master is not None and self.master.requires_grad:
+            self.book_kept(self.array.chip.valid_vectors(x.shape[:-1]))
         return result
 
     @property
@@ -101,13 +104,18 @@ class CrossbarProduct(nn.Module):
         """The product without a gradient, and what `pull_back` needs of it."""
         array, chip = self.array, self.array.chip
         trace = Trace(chip.valid_vectors(x.shape[:-1]), moment(chip))
-        if chip.exact:
+        if chip.exact and not chip.planned:
             array.book_reads(trace.vectors)
             return self.multiply("forward", self.present_weights(x), x), trace
         return to_tensor(array.mvm(self._vectors(x), size=size, dtype=own(x)), x), trace
 
     def _vectors(self, x: Tensor) -> Any:
-        """What the array takes of a tensor: itself on the device of the chip's backend, else NumPy's view or copy."""
+        """What the array takes of a tensor: itself on the device of the chip's backend, else NumPy's view or copy.
+
+        A planned array takes the shape of a tensor on the meta device (crossbar_sim.plan); others refuse it.
+        """
+        if x.is_meta:
+            return x
         if x.is_cpu or x.device.type != self.array.chip.kernels.DEVICE:
             return to_numpy(x)
         return (x.float() if x.dtype == torch.bfloat16 else x).detach()
@@ -142,6 +150,8 @@ class CrossbarProduct(nn.Module):
         chip = self.array.chip
         if chip.backward == "transposed" and not chip.exact:
             return to_tensor(self.array.mvm_t(self._vectors(grad), dtype=own(grad)), grad)
+        if grad.is_meta:
+            return grad.new_empty(*grad.shape[:-1], self.in_features)
         weight = self._nominal(grad) if chip.backward == "nominal" else self.present_weights(grad)
         if self._transposed is None or self._transposed[0] is not weight:
             self._transposed = (weight, weight.T.contiguous())
@@ -151,8 +161,12 @@ class CrossbarProduct(nn.Module):
         """The weights that the array was asked to hold, [out, in], computed once per programming."""
         now = (self.array.version, self.array.changes, like.dtype, like.device)
         if self._asked is None or self._asked[0] != now:
-            self._asked = (now, torch.from_numpy(self.array.target_weights()).to(like))
+            self._asked = (now, torch.from_numpy(self.array.kept(self.array.target_weights())).to(like))
         return self._asked[1]
+
+    def book_kept(self, vectors: int) -> None:
+        """Book that the input of that many vectors is kept for the gradient of the trained matrix."""
+        self.array.site.book(digital.kept(self.in_features * vectors))
 
     def book_backward(self, vectors: int, *, wants_input: bool, wants_master: bool) -> None:
         """Book the digital work of the backward pass; streamed weights come from DRAM once a step, however it is split.
@@ -162,6 +176,7 @@ class CrossbarProduct(nn.Module):
         m, n, site, chip = self.out_features, self.in_features, self.array.site, self.array.chip
         if wants_master:
             site.book(cost.weight_gradient(m, n, vectors))
+            site.book(digital.fetched(n * vectors))
         if not wants_input:
             return
         if self.master is None and chip.backward == "transposed":
@@ -205,22 +220,6 @@ def array_entries(state_dict: dict[str, Any], prefix: str) -> dict[str, NDArray[
         return {}
     below = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
     return {key: to_numpy(value) for key, value in below.items() if key.startswith(checkpoint.ENTRIES)}
-
-
-def own(x: Tensor) -> type[np.floating[Any]]:
-    """In which type results for a tensor leave the array: its own where NumPy and the array have it, else float64."""
-    return np.float32 if x.dtype == torch.float32 else np.float64
-
-
-def to_tensor(result: Any, like: Tensor) -> Tensor:
-    """A result of an array as a tensor of the type and on the device of `like`, where it lies already without a copy."""
-    y = torch.from_numpy(result) if isinstance(result, np.ndarray) else from_dlpack(result)
-    return y.to(like)
-
-
-def to_numpy(x: Tensor) -> NDArray[Any]:
-    """The values of a tensor of any device and type; NumPy has no bfloat16."""
-    return np.asarray((x.float() if x.dtype == torch.bfloat16 else x).numpy(force=True))
 
 
 class _Product(torch.autograd.Function):
@@ -300,6 +299,8 @@ class DigitalProduct(nn.Module):
         out, trace = self.run(x, size)
         if self.site is not None and out.requires_grad:
             wants_input = x.requires_grad
+            if self.weight.requires_grad:
+                self.book_kept(trace.vectors)
             out.register_hook(
                 lambda _: self._book_backward(
                     trace, wants_input=wants_input, wants_matrix=self.weight.requires_grad
@@ -334,10 +335,19 @@ class DigitalProduct(nn.Module):
             self.site.book(cost.dense(self.out_features, self.in_features, trace.vectors))
         if wants_matrix:
             self.site.book(cost.weight_gradient(self.out_features, self.in_features, trace.vectors))
+            self.site.book(digital.fetched(self.in_features * trace.vectors))
+
+    def book_kept(self, vectors: int) -> None:
+        """Book that the input of that many vectors is kept for the gradient of the trained matrix."""
+        if self.site is not None:
+            self.site.book(digital.kept(self.in_features * vectors))
 
 
 class CrossbarLinear(nn.Module):
     """A linear layer whose weight sits on an array and whose bias is digital."""
+
+    weight = None
+    """What models find that look for a tensor here before they call the layer (T5's feed-forward part): none."""
 
     def __init__(self, product: CrossbarProduct, bias: nn.Parameter | None) -> None:
         super().__init__()
@@ -360,8 +370,21 @@ class CrossbarLinear(nn.Module):
         return out
 
 
-def split(layer: nn.Module) -> tuple[CrossbarProduct | DigitalProduct, nn.Parameter | None]:
-    """The product and the bias of a linear layer, on the chip or not.
+def book_bias(site: Site, bias: Tensor | None, out: Tensor) -> None:
+    """Book the addition of a bias [out] to results [..., out], the model's own work, and the gradient of one that trains."""
+    if bias is None:
+        return
+    counts = digital.bias(out.shape[-1], site.chip.valid_vectors(out.shape[:-1]))
+    Site(site.chip, site.layer, "rest").book(counts)
+    if bias.requires_grad and out.requires_grad:
+        own = Site(site.chip, site.layer, "own")
+        out.register_hook(lambda _: own.book(counts))
+
+
+def split(
+    layer: nn.Module, *, site: Site | None = None
+) -> tuple[CrossbarProduct | DigitalProduct, nn.Parameter | None]:
+    """The product and the bias of a linear layer, on the chip or not; one that is not books its product at `site`.
 
     Raises:
         ConfigError: the layer is neither nn.Linear nor CrossbarLinear.
@@ -369,5 +392,5 @@ def split(layer: nn.Module) -> tuple[CrossbarProduct | DigitalProduct, nn.Parame
     if isinstance(layer, CrossbarLinear):
         return layer.product, layer.bias
     if isinstance(layer, nn.Linear):
-        return DigitalProduct(layer.weight), layer.bias
+        return DigitalProduct(layer.weight, site=site), layer.bias
     raise ConfigError(f"cannot adapt a {type(layer).__name__}: only nn.Linear and CrossbarLinear layers")

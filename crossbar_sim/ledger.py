@@ -8,10 +8,10 @@ multiplied by that word line's summed conductance when the ledger is priced.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import fsum
+from math import fsum, nan
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from crossbar_kernels import Kernels
 from crossbar_sim.errors import LedgerError, nearest
-from crossbar_sim.prices import PriceTable
+from crossbar_sim.prices import ADC, PriceTable
 
 ACTIONS = (
     "set_pulse",
@@ -33,11 +33,14 @@ ACTIONS = (
     "shift_add",
     "digital_mul",
     "digital_add",
+    "digital_function",
     "opt_update",
     "sram_read_bit",
     "sram_write_bit",
     "dram_read_bit",
     "dram_write_bit",
+    "activation_read_bit",
+    "activation_write_bit",
     "half_select",
     "wl_charge",
     "bl_charge",
@@ -45,12 +48,19 @@ ACTIONS = (
     "noc_bit",
     "leak_s",
 )
+MATRICES = ("base", "A", "B", "own", "rest")
+"""What a row belongs to: the base weights, the two factors of an adapter, a method's own digital work, and `rest`, the digital
+work of the model itself (attention products, softmax, normalisation, activation functions, head), the same for every method."""
 PHASES = ("deploy", "calibrate", "switch", "forward", "backward", "update", "refresh", "eval")
-PHYSICAL = frozenset({"set_pulse", "reset_pulse", "verify_read", "cell_write", "array_read"})
+WRITING = frozenset({"set_pulse", "reset_pulse", "verify_read", "cell_write"})
+"""What writing cells takes, its conversions apart."""
+PHYSICAL = WRITING | {"array_read"}
 """Actions whose energy is physics of the cells, booked as it happens and never taken from a price.
 
 A cell_write's energy is that of its pulses and verify reads."""
 
+MOST_WAITING = 4096
+"""Tuples of entries whose multiples wait to be added."""
 State = tuple[str, str]
 """What was read: the array's name (".T": its transposed read), and a digest of its lines' conductances."""
 
@@ -116,14 +126,31 @@ class ReadEnergy:
 
 @dataclass(eq=False)  # two ledgers are the same account only when they are the same object
 class Ledger:
-    """An account that adds: `a + b` holds what both hold. `scope` names the task and the phase of what follows."""
+    """An account that adds: `a + b` holds what both hold. `scope` names the task and the phase of what follows.
+
+    `slots` is time one event after the other; `row_slots` what writing takes when the cells of a word line are written together.
+    """
 
     task: str = ""
     phase: str = "deploy"
-    counts: dict[Key, int] = field(default_factory=lambda: defaultdict(int))
-    slots: dict[Key, int] = field(default_factory=lambda: defaultdict(int))
+    _counts: dict[Key, int] = field(default_factory=lambda: defaultdict(int))
+    _slots: dict[Key, int] = field(default_factory=lambda: defaultdict(int))
+    _waiting: dict[int, tuple[tuple[Entry, ...], list[int]]] = field(default_factory=dict)
+    row_slots: dict[Key, int] = field(default_factory=lambda: defaultdict(int))
     joules: dict[Key, list[float]] = field(default_factory=lambda: defaultdict(list))
     reads: dict[tuple[Key, State], ReadEnergy] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> dict[Key, int]:
+        """Events by address."""
+        self._settle()
+        return self._counts
+
+    @property
+    def slots(self) -> dict[Key, int]:
+        """Sequential time by address, one event after the other."""
+        self._settle()
+        return self._slots
 
     @contextmanager
     def scope(self, *, task: str | None = None, phase: str | None = None) -> Iterator[Ledger]:
@@ -148,26 +175,48 @@ class Ledger:
             raise LedgerError(f"action: {action!r} is unknown{nearest(action, ACTIONS)}")
         return Key(self.task, self.phase, layer, matrix, action, precision)
 
-    def book(self, key: Key, count: int, *, slots: int = 0, joules: float | None = None) -> None:
-        """Add `count` events, the sequential time `slots` they take, and the joules of state-dependent physics.
+    def book(
+        self, key: Key, count: int, *, slots: int = 0, row_slots: int = 0, joules: float | None = None
+    ) -> None:
+        """Add `count` events, the sequential time they take, and the joules of state-dependent physics.
+
+        `slots` is one event after the other, `row_slots` whole word lines written at once.
 
         Raises:
             LedgerError: the count is negative or not an integer.
         """
         if count != int(count) or count < 0:
             raise LedgerError(f"{key.action}: a count must be a non-negative integer (got {count!r})")
-        self.counts[key] += int(count)
+        self._counts[key] += int(count)
         if slots:
-            self.slots[key] += int(slots)
+            self._slots[key] += int(slots)
+        if row_slots:
+            self.row_slots[key] += int(row_slots)
         if joules is not None:
             self.joules[key].append(joules)
 
-    def book_times(self, entries: Iterable[Entry], times: int) -> None:
-        """Add `times` times what the entries say."""
-        for key, events, slots in entries:
-            self.counts[key] += events * times
-            if slots * times:
-                self.slots[key] += slots * times
+    def book_times(self, entries: tuple[Entry, ...], times: int) -> None:
+        """Add `times` times what the entries say; the same tuple is added up first and multiplied when somebody asks."""
+        held = self._waiting.get(id(entries))
+        if held is None:
+            if len(self._waiting) >= MOST_WAITING:
+                self._settle()
+            held = self._waiting[id(entries)] = entries, [0]
+        held[1][0] += times
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything, with nothing waiting: another process gives other tuples the same identities."""
+        self._settle()
+        return self.__dict__.copy()
+
+    def _settle(self) -> None:
+        """Multiply what was added up."""
+        for entries, (times,) in self._waiting.values():
+            for key, events, slots in entries:
+                self._counts[key] += events * times
+                if slots * times:
+                    self._slots[key] += slots * times
+        self._waiting.clear()
 
     def read(self, key: Key, state: State, conductance: NDArray[np.float64], unit: float) -> ReadEnergy:
         """The account of reads under this key; other conductances open a new one."""
@@ -184,16 +233,24 @@ class Ledger:
         Without prices (an ideal chip has none) energy and time are NaN: not zero, and not known.
         """
         physics = self._physics()
-        rows = []
-        for key, count in sorted(self.counts.items()):
-            energy = seconds = float("nan")
-            if prices is not None:
-                priced = key.action not in PHYSICAL
-                energy = count * prices.energy(key.action, key.precision) if priced else fsum(physics[key])
-                slots = self.slots.get(key, 0)
-                seconds = slots * prices.seconds(key.action) if slots else 0.0
-            rows.append({**key._asdict(), "count": count, "energy_J": energy, "time_s": seconds})
-        return rows
+        keys = sorted(self.counts)
+        rows = [
+            {**key._asdict(), "count": self.counts[key], "energy_J": fsum(physics[key]), "time_s": 0.0}
+            for key in keys
+        ]
+        if prices is None:
+            return [{**row, "energy_J": nan, "time_s": nan} for row in rows]
+        joules = energies(rows, prices)
+        seconds = [self._seconds(key, prices) for key in keys]
+        return [
+            {**row, "energy_J": energy, "time_s": time}
+            for row, energy, time in zip(rows, joules, seconds, strict=True)
+        ]
+
+    def _seconds(self, key: Key, prices: PriceTable) -> float:
+        """The time of an entry's sequential slots."""
+        slots = self.slots.get(key, 0)
+        return slots * prices.seconds(key.action, key.precision) if slots else 0.0
 
     def _physics(self) -> dict[Key, list[float]]:
         """Joules of the cells by entry: programming as booked, reads as squares times conductance."""
@@ -210,27 +267,79 @@ class Ledger:
 
     def drop(self, *, task: str) -> None:
         """Forget the entries of one task."""
-        for entries in (self.counts, self.slots, self.joules):
+        for entries in (self.counts, self.slots, self.row_slots, self.joules):
             for key in [key for key in entries if key.task == task]:
                 del entries[key]
         self.reads = {at: entry for at, entry in self.reads.items() if at[0].task != task}
 
+    def add(self, other: Ledger, times: int = 1) -> None:
+        """Book `times` times what another ledger holds, under its own tasks and phases."""
+        for key, count in other.counts.items():
+            self._counts[key] += count * times
+        for key, slots in other.slots.items():
+            self._slots[key] += slots * times
+        for key, slots in other.row_slots.items():
+            self.row_slots[key] += slots * times
+        for key, joules in other.joules.items():
+            self.joules[key].extend(joules if times == 1 else [fsum(joules) * times])
+        for (key, state), entry in other.reads.items():
+            self.read(key, state, entry.conductance, entry.unit).squares += entry.squares * times
+
     def __add__(self, other: Ledger) -> Ledger:
         merged = Ledger(self.task, self.phase)
-        for part in (self, other):
-            for key, count in part.counts.items():
-                merged.counts[key] += count
-            for key, slots in part.slots.items():
-                merged.slots[key] += slots
-            for key, joules in part.joules.items():
-                merged.joules[key].extend(joules)
-            for (key, state), entry in part.reads.items():
-                merged.read(key, state, entry.conductance, entry.unit).squares += entry.squares
+        merged.add(self)
+        merged.add(other)
         return merged
 
     def copy(self) -> Ledger:
         """An independent ledger with the same entries."""
         return self + Ledger()
+
+
+def energies(rows: Sequence[Mapping[str, Any]], prices: PriceTable) -> list[float]:
+    """Joules of each row of a ledger: count times price; of what is physics of the cells, the `energy_J` that the row has.
+
+    Where the table has a price per write, a cell_write costs that, and pulses, verify reads and the verify reads' conversions
+    (one each, under the same task, phase, layer and matrix) cost nothing beside it.
+
+    Raises:
+        LedgerError: a counted action without a price; verify reads without their conversions.
+    """
+    spent = {} if prices.write is None else verify_conversions(rows)
+    return [_energy(row, prices, spent.get(at, 0)) for at, row in enumerate(rows)]
+
+
+def _energy(row: Mapping[str, Any], prices: PriceTable, covered: int) -> float:
+    """Joules of one row; `covered` of its events are paid by the price of a write."""
+    action, count = row["action"], row["count"]
+    if action in WRITING and prices.write is not None:
+        return count * prices.write.value if action == "cell_write" else 0.0
+    if action in PHYSICAL:
+        return float(row["energy_J"])
+    if covered and covered == count:
+        return 0.0
+    return float((count - covered) * prices.energy(action, row["precision"]))
+
+
+def verify_conversions(rows: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+    """How many of a row's conversions belong to verify reads, by the row's place."""
+    reads: dict[tuple[str, ...], int] = defaultdict(int)
+    for row in rows:
+        if row["action"] == "verify_read":
+            reads[_place(row)] += row["count"]
+    spent = {}
+    for at, row in enumerate(rows):
+        if row["action"] == ADC:
+            spent[at] = min(row["count"], reads[_place(row)])
+            reads[_place(row)] -= spent[at]
+    for place, left in reads.items():
+        if left:
+            raise LedgerError(f"{' / '.join(place)}: {left} verify reads have no adc_conversion of their own")
+    return spent
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return row["task"], row["phase"], row["layer"], row["matrix"]
 
 
 def _matches(key: Key, where: Mapping[str, str]) -> bool:

@@ -185,10 +185,12 @@ def outputs_of(cells: NDArray[S], placement: Placement, order: NDArray[np.intp])
     return np.take_along_axis(cells, index, axis=-1)
 
 
-def used(placement: Placement, order: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Which cells hold a weight or belong to a unit column, [tile, slice, sign, copy, rows, cols]."""
+def used(
+    placement: Placement, order: NDArray[np.intp], where: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
+    """Which cells hold a weight (of those in `where` [m, n]) or belong to a unit column, [tile, slice, sign, copy, rows, cols]."""
     p = placement
-    holds = to_cells(np.ones((p.outputs, p.inputs), dtype=bool), p)
+    holds = to_cells(np.ones((p.outputs, p.inputs), dtype=bool) if where is None else where, p)
     mask = np.zeros((p.tiles, p.rows_per_tile, p.columns), dtype=bool)
     np.put_along_axis(mask, order[:, None, :], holds, axis=-1)
     if p.unit:

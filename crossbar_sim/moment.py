@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from crossbar_sim.chip import Chip
@@ -37,3 +41,15 @@ def at(chip: Chip, then: Moment) -> Iterator[None]:
         yield
     finally:
         resume(chip, now)
+
+
+def valid_per_sample(chip: Chip, lead: tuple[int, ...]) -> NDArray[np.int64]:
+    """How many vectors of each sample [samples] are real, of an input of leading shape `lead` (samples, positions, ...).
+
+    The running batch's mask tells where it has that many samples and positions; otherwise all are real.
+    """
+    batch = chip._batch
+    if batch is not None and lead[:2] == batch.mask.shape:
+        lengths: NDArray[np.int64] = batch.lengths
+        return lengths if len(lead) == 2 else lengths * prod(lead[2:])
+    return np.full(lead[0] if lead else 1, prod(lead[1:]), np.int64)

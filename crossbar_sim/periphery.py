@@ -38,6 +38,10 @@ class Ranges:
                 f"Ranges.adc_high: must exceed adc_low (got {np.min(self.adc_high):g} <= {np.max(self.adc_low):g})"
             )
 
+    def widened(self, inputs: float, sums: float) -> Ranges:
+        """The ranges for inputs, and for sums of full-scale inputs, so many times larger; 0 stays a code."""
+        return Ranges(self.dac * inputs, self.adc_low * sums, self.adc_high * sums)
+
     def at(self, slice_: int, sign: int, tiles: int, columns: int) -> tuple[Array, Array]:
         """The ends at each tile and column, [tiles, columns], or one number each, [1, 1]."""
         low, high = (np.asarray(end, np.float64) for end in (self.adc_low, self.adc_high))

@@ -18,10 +18,10 @@ from crossbar_sim.card_file import (
     parse_card,
     price_table,
 )
-from crossbar_sim.circuit import Periphery, Tiles, WeightMapping, Wires
+from crossbar_sim.circuit import Periphery, Process, Tiles, WeightMapping, Wires
 from crossbar_sim.device import Device, Drift, Faults, OpenLoop, Programming, ReadNoise, Relaxation
 from crossbar_sim.errors import ConfigError, nearest
-from crossbar_sim.ledger import PHYSICAL
+from crossbar_sim.ledger import PHYSICAL, WRITING
 from crossbar_sim.prices import MARKS, Price, PriceTable
 
 __all__ = ["EFFECTS", "Preset", "Provenance", "edit", "only", "preset", "presets", "price_table"]
@@ -57,7 +57,7 @@ class Preset:
     """A card: everything the simulator knows of a chip. Change it with `edit` and `only`.
 
     `programming` (write-verify) and `open_loop` (counted pulses) are None where cells take any conductance at once, and at most one
-    is given; `prices` is None where no energy is known. `sha256` covers the card's files, or, of an edited card, all it says.
+    is given; `prices` is None where no energy is known, `process` where no node is. `sha256` covers the card's files, or, of an edited card, all it says.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Preset:
     periphery: Periphery
     programming: Programming | None = None
     open_loop: OpenLoop | None = None
+    process: Process | None = None
     faults: Faults = field(default_factory=Faults)
     relaxation: Relaxation = field(default_factory=Relaxation)
     drift: Drift = field(default_factory=Drift)
@@ -106,17 +107,25 @@ class Preset:
         """Whether cells take any conductance at once: the card knows no pulses."""
         return self.programming is None and self.open_loop is None
 
-    def mark(self, action: str, precision: str = "") -> str:
+    def mark(self, action: str, precision: str = "", *, prices: PriceTable | None = None) -> str:
         """How sure the energy of an action is: the weakest mark among the numbers it rests on.
+
+        Args:
+            action: what was counted.
+            precision: its precision.
+            prices: the table it is priced by; None: the card's own.
 
         Raises:
             LedgerError: the action is priced and has no price.
         """
+        prices = self.prices if prices is None else prices
+        if action in WRITING and prices is not None and prices.write is not None:
+            return prices.write.mark
         if action in PHYSICAL:
             entries = READ_ENTRIES if action == "array_read" else WRITE_ENTRIES
             marks = {origin.mark for path, origin in self.provenance.items() if path.startswith(entries)}
         else:
-            marks = {self.prices.price(action, precision).mark} if self.prices is not None else set()
+            marks = {prices.price(action, precision).mark} if prices is not None else set()
         return max(marks, key=MARKS.index, default="published")
 
 

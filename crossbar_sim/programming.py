@@ -321,6 +321,7 @@ def _open_train(loop: OpenLoop) -> OpenTrain:
         loop.top,
         loop.cycle_spread,
         loop.cycle_noise,
+        loop.pulse_energy == "harmonic",
     )
 
 

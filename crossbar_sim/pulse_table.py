@@ -48,6 +48,7 @@ def pulse_train(programming: Programming) -> PulseTrain:
         compliance=p.compliance,
         max_reversals=p.max_reversals,
         max_end_pulses=p.max_end_pulses,
+        harmonic=p.pulse_energy == "harmonic",
     )
 
 

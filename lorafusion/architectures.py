@@ -6,7 +6,7 @@ that is too large to hold in memory. The sizes are those of the published checkp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from crossbar_sim.errors import nearest
+from crossbar_sim.layers import CrossbarLinear
 from lorafusion.errors import LoraFusionError
 
 QUERY_VALUE = ("attention.self.query", "attention.self.value")
@@ -29,6 +30,31 @@ ENCODER_LINEARS = (
 )
 
 
+SUBLAYERS = (
+    ("", "attention.output.dense"),
+    ("", "SelfAttention.o"),
+    ("", "EncDecAttention.o"),
+    ("", "attention.attn.o"),
+    ("", "self_attn.o_proj"),
+    ("", "attention.o_proj"),
+    ("intermediate.dense", "output.dense"),
+    ("DenseReluDense.wi_0", "DenseReluDense.wo"),
+    ("DenseReluDense.wi", "DenseReluDense.wo"),
+    ("mlp.gate_proj", "mlp.down_proj"),
+    ("mlp.fc1", "mlp.fc2"),
+)
+"""Endings of the linears that take a feed-forward part's input and that give a sub-layer's output, by architecture; attention
+parts have no first linear. The first that fits counts."""
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """A sub-layer by the names of its linears: `first` takes its input (None: an attention part), `last` gives its output."""
+
+    first: str | None
+    last: str
+
+
 @dataclass(frozen=True)
 class Architecture:
     """A transformer's shape: how to build it without weights and which linears LoRA usually adapts.
@@ -38,12 +64,18 @@ class Architecture:
         title: name for tables and figures.
         build: returns the model on the meta device.
         targets: suffixes of the adapted linears, see `adapted_layers`.
+        on_chip: suffixes of the linears that go onto arrays; empty: every linear of the model.
     """
 
     name: str
     title: str
     build: Callable[[], nn.Module]
     targets: tuple[str, ...]
+    on_chip: tuple[str, ...] = ()
+
+    def chip_layers(self, model: nn.Module) -> tuple[str, ...] | None:
+        """Names of the layers that go onto arrays; None: every linear (crossbar_sim.conversion.convert)."""
+        return adapted_layers(model, self.on_chip) if self.on_chip else None
 
 
 def architecture(name: str) -> Architecture:
@@ -90,6 +122,47 @@ def adapted_layers(model: nn.Module, targets: Sequence[str]) -> tuple[str, ...]:
                 f"{nearest(target, _suffixes(inside))}"
             )
     return tuple(name for name in inside if any(selects(target, name) for target in targets))
+
+
+def blocks_of(layers: Iterable[str]) -> tuple[str, ...]:
+    """The blocks that layers belong to, in their order, each once."""
+    return tuple(dict.fromkeys(block_of(layer) for layer in layers))
+
+
+def linears_of(model: nn.Module, layers: Iterable[str]) -> tuple[str, ...]:
+    """Names of all linear layers, plain or on arrays, of the blocks that hold `layers`."""
+    blocks = tuple(block + "." for block in blocks_of(layers))
+    return tuple(
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear | CrossbarLinear) and name.startswith(blocks)
+    )
+
+
+def sublayers_of(model: nn.Module, layers: Iterable[str]) -> tuple[Sublayer, ...]:
+    """The attention and feed-forward sub-layers of the blocks that hold `layers`, in the model's order.
+
+    Raises:
+        LoraFusionError: the model names its linears unlike any architecture known here.
+    """
+    names = linears_of(model, layers)
+    found = [part for name in names if (part := _sublayer(name, names)) is not None]
+    if not found:
+        raise LoraFusionError(
+            f"architecture: {type(model).__name__} has no attention or feed-forward output of a known name; "
+            f"known: {', '.join(last for _, last in SUBLAYERS)}"
+        )
+    return tuple(found)
+
+
+def _sublayer(name: str, names: Sequence[str]) -> Sublayer | None:
+    """The sub-layer whose last linear is called `name`, if it is one's."""
+    for first, last in SUBLAYERS:
+        if name.endswith("." + last):
+            taken = name.removesuffix(last) + first if first else None
+            if taken is None or taken in names:
+                return Sublayer(taken, name)
+    return None
 
 
 def block_of(layer_name: str) -> str:
@@ -146,7 +219,7 @@ def _t5(*, d_model: int, d_ff: int, layers: int, heads: int) -> nn.Module:
     return model
 
 
-def _bert(*, hidden: int, layers: int) -> nn.Module:
+def _bert(*, hidden: int, layers: int, pooler: bool = True) -> nn.Module:
     """A BERT encoder (Devlin et al. 2019) on the meta device: 12 heads, feed-forward 4 x hidden."""
     from transformers import BertConfig, BertModel
 
@@ -155,7 +228,7 @@ def _bert(*, hidden: int, layers: int) -> nn.Module:
         intermediate_size=4 * hidden, vocab_size=30522,
     )  # fmt: skip
     with torch.device("meta"):
-        return BertModel(config)
+        return BertModel(config, add_pooling_layer=pooler)
 
 
 def _roberta() -> nn.Module:
@@ -202,7 +275,13 @@ _ALL = (
         Architecture(f"flan-t5-{s}", f"Flan-T5-{s}", partial(_t5, **n), ("q", "v"))
         for s, n in _T5_SIZES.items()
     ),
-    Architecture("minilm-l6", "MiniLM-L6", partial(_bert, hidden=384, layers=6), ENCODER_LINEARS),
+    Architecture(
+        "minilm-l6",
+        "MiniLM-L6",
+        partial(_bert, hidden=384, layers=6, pooler=False),  # the sentence encoder means over its tokens
+        ENCODER_LINEARS,
+        ENCODER_LINEARS,
+    ),
     Architecture("bert-base", "BERT-base", partial(_bert, hidden=768, layers=12), QUERY_VALUE),
     Architecture("roberta-base", "RoBERTa-base", _roberta, QUERY_VALUE),
     Architecture("mpnet-base", "MPNet-base", _mpnet, ("attention.attn.q", "attention.attn.v")),

@@ -17,6 +17,9 @@ from lorafusion.methods import METHODS, Context, Method
 from lorafusion.methods.base import nominal_weight
 from lorafusion.module import LoraLibrary
 
+POOL_RANK = 16
+"""Of a pool's modules where none is given."""
+
 
 def method(name: str, **settings: Any) -> Method:
     """A method's configuration by name; settings that are None or that it does not have are left out.
@@ -37,7 +40,7 @@ def count(
     name: str,
     *,
     modules: int = 20,
-    rank: int = 16,
+    rank: int | None = None,
     targets: tuple[str, ...] = (),
     **settings: Any,
 ) -> dict[str, Any]:
@@ -47,7 +50,7 @@ def count(
         arch: one of lorafusion.architectures.ARCHITECTURES.
         name: one of METHODS.
         modules: modules of the pool, for methods that need one.
-        rank: of the pool's modules, and of LoRA.
+        rank: of the pool's modules (default 16), and of the method's own matrices (default: its own).
         targets: endings of the adapted layers' names; empty: the architecture's usual ones.
         settings: fields of the method's configuration.
 
@@ -61,7 +64,9 @@ def count(
     pool: dict[str, AdapterPool] = {}
     stacks: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     if config.needs_pool:
-        library = LoraLibrary.random(model, count=modules, rank=rank, targets=targets or chosen.targets)
+        library = LoraLibrary.random(
+            model, count=modules, rank=POOL_RANK if rank is None else rank, targets=targets or chosen.targets
+        )
         for layer in layers:
             a, b, _ = library.stack(layer)
             stacks[layer] = (a, b)

@@ -50,6 +50,10 @@ class Product(Protocol):
         """Gradient [..., in] of the input, if wanted; a wanted gradient of `matrix` is booked only."""
         ...
 
+    def book_kept(self, vectors: int) -> None:
+        """Book that the input of that many vectors is kept for the gradient of the trained matrix."""
+        ...
+
 
 @dataclass(frozen=True)
 class Merge:

@@ -9,17 +9,53 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from crossbar_sim import cost
-from crossbar_sim.chip import Site
-from crossbar_sim.layers import Size
+from crossbar_sim import cost_digital as digital
+from crossbar_sim.chip import Chip, Site
+from crossbar_sim.layers import CrossbarProduct, Size, book_bias
+from crossbar_sim.tally import Tally
 from lorafusion.fused import Merge, Product, Step, fuse
 
 MERGES = ("sum_of_products", "product_of_sums")
 Norm = Callable[[Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Digital work between an adapter's matrices: of one forward pass over some vectors, and of its backward pass.
+
+    `kept` words per vector wait for the backward pass.
+    """
+
+    forward: Callable[[int], cost.Counts]
+    backward: Callable[[int], cost.Counts]
+    kept: int = 0
+
+    def book(self, site: Site | None, x: Tensor, out: Tensor) -> None:
+        """Book the forward work now and the backward work when the gradient of `out` arrives.
+
+        A layer has two paths from x, so the gradient of x, where it is wanted, is one more addition per input.
+        """
+        if site is None:
+            return
+        vectors = site.chip.valid_vectors(x.shape[:-1])
+        site.book(self.forward(vectors))
+        if not out.requires_grad:
+            return
+        added = {"digital_add": x.shape[-1] * vectors} if x.requires_grad else {}
+        words = self.kept * vectors
+        site.book(digital.kept(words) if words else {})
+
+        def back(_: Tensor) -> None:
+            for counts in (self.backward(vectors), added, digital.fetched(words) if words else {}):
+                site.book(counts)
+
+        out.register_hook(back)
 
 
 @dataclass(frozen=True)
@@ -36,12 +72,24 @@ class AdapterPool:
         return self.a.out_features
 
 
+def program_pool(chip: Chip, layer: str, a: Tensor, b: Tensor, *, modules: int) -> AdapterPool:
+    """The stacks A [N r, in] and B [out, N r] of one layer's modules on arrays of their own, `<layer>.pool.A` and `.B`."""
+    stacks: Any = (("A", a), ("B", b))  # tensors: a chip takes what NumPy does, a planned one any shape
+    on_a, on_b = (
+        CrossbarProduct(chip.program(stack, name=f"{layer}.pool.{matrix}", layer=layer, matrix=matrix))
+        for matrix, stack in stacks
+    )
+    return AdapterPool(on_a, on_b, modules)
+
+
 class LoraLinear(nn.Module):
     """y = W0 x + b + s B A x (Hu et al. 2021); A and B are products with trainable weights.
 
     With a `site` the additions of the two paths are booked, y's and those of the input's gradient (the constant s is
     free: it can be folded into B's words).
     """
+
+    weight = None  # as CrossbarLinear's
 
     def __init__(
         self, base: nn.Module, a: nn.Module, b: nn.Module, scale: float, *, site: Site | None = None
@@ -101,6 +149,8 @@ class FusedLoraLinear(nn.Module):
     pool (`pool` None) only the magnitude acts.
     """
 
+    weight = None  # as CrossbarLinear's
+
     def __init__(
         self,
         product: Product,
@@ -122,10 +172,12 @@ class FusedLoraLinear(nn.Module):
         self.b: Product | None = pool.b if pool is not None else None
         self.modules_count = pool.modules if pool is not None else 0
         self.width = pool.width if pool is not None else 0
+        self.modules_on, self.width_on = self.modules_count, self.width
         self.coefficients = coefficients
         self.merge = Merge(self.modules_count, merge == "product_of_sums")
         self.site = site
         self._sized: tuple[tuple[torch.dtype, list[float]], Size] | None = None
+        self._tallies: dict[tuple[Any, ...], Tally] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """X [..., in] -> [..., out]."""
@@ -133,6 +185,21 @@ class FusedLoraLinear(nn.Module):
             eager: Tensor = torch.compiler.disable(self._fused)(x)
             return eager
         return self._fused(x)
+
+    def gate(self, on: Tensor | None) -> None:
+        """Switch modules off: the A-stack's outputs and the B-stack's inputs of those that `on` [N] denies; None: all on.
+
+        Their coefficients must be 0. Arrays read less then, and so does the digital work between them; a pool in digital logic computes on.
+        """
+        if self.a is None or self.b is None:
+            return
+        self.modules_on = self.modules_count if on is None else int(on.sum())
+        rank = self.width // self.modules_count
+        self.width_on = self.modules_on * rank
+        lines = None if on is None else on.repeat_interleave(rank).numpy()
+        for product, gated in ((self.a, {"outputs": lines}), (self.b, {"inputs": lines})):
+            if isinstance(product, CrossbarProduct):
+                product.array.gate(**gated)
 
     def _fused(self, x: Tensor) -> Tensor:
         c, magnitude = self.coefficients, self.magnitude
@@ -162,30 +229,49 @@ class FusedLoraLinear(nn.Module):
         """Book the digital work between the arrays."""
         if self.site is None:
             return
-        site, outputs = self.site, y.shape[-1]
-        vectors = site.chip.valid_vectors(y.shape[:-1])
-        sums = self.merge.product_of_sums
-        site.book(cost.fusion_forward(self.width, self.modules_count, outputs, vectors, product_of_sums=sums))
-        if self.magnitude is not None:
-            site.book(cost.magnitude_forward(outputs, vectors))
+        vectors = self.site.chip.valid_vectors(y.shape[:-1])
+        self._tally(self.site, back=False, words=self._kept_words() if y.requires_grad else 0).book(vectors)
+        book_bias(self.site, self.bias, y)
+        if not y.requires_grad:
+            return
+        for product in (self.product, self.a, self.b):
+            if product is not None and product.matrix is not None and product.matrix.requires_grad:
+                product.book_kept(vectors)
+
+    def _kept_words(self) -> int:
+        """Words per vector that the backward pass needs: the A-stack's outputs (and their sum), and what the magnitude scales."""
+        c, magnitude = self.coefficients, self.magnitude
+        words = 0
+        if c is not None and c.requires_grad:
+            words = self.width_on + self.merge.product_of_sums * (self.width_on // max(self.modules_on, 1))
+        if magnitude is not None and magnitude.weight.requires_grad:
+            words += self.product.out_features
+        return words
 
     def _backward_booking(self, x: Tensor) -> Callable[[], None] | None:
         """What books the digital work between the arrays when the gradient comes back."""
         if self.site is None:
             return None
-        site, outputs, sums = self.site, self.product.out_features, self.merge.product_of_sums
-        vectors = site.chip.valid_vectors(x.shape[:-1])
+        site, vectors = self.site, self.site.chip.valid_vectors(x.shape[:-1])
         # dx is the sum of the gradients through W0 and through the A-stack
-        added = x.shape[-1] * vectors if x.requires_grad and self.a is not None else 0
+        added = x.shape[-1] if x.requires_grad and self.modules_on else 0
+        return lambda: self._tally(site, back=True, words=self._kept_words(), added=added).book(vectors)
 
-        def book() -> None:
-            site.book(cost.fusion_backward(self.width, self.modules_count, vectors, product_of_sums=sums))
-            if added:
-                site.book({"digital_add": added})
+    def _tally(self, site: Site, *, back: bool, words: int, added: int = 0) -> Tally:
+        """What one vector takes between the arrays, forward or `back`, with the words kept for the backward pass and further additions."""
+        now = site, back, words, added, self.width_on
+        if now not in self._tallies:
+            size, sums = (self.width_on, self.modules_on), self.merge.product_of_sums
+            outputs = self.product.out_features
+            if back:
+                parts = [cost.fusion_backward(*size, 1, product_of_sums=sums), digital.fetched(words)]
+            else:
+                parts = [cost.fusion_forward(*size, outputs, 1, product_of_sums=sums), digital.kept(words)]
             if self.magnitude is not None:
-                site.book(cost.magnitude_backward(outputs, vectors))
-
-        return book
+                scale = cost.magnitude_backward if back else cost.magnitude_forward
+                parts.append(scale(outputs, 1))
+            self._tallies[now] = Tally(site, digital.total(*parts, {"digital_add": added}))
+        return self._tallies[now]
 
 
 def gram_norm(weight: Tensor, a: Tensor, b: Tensor, modules: int, *, product_of_sums: bool) -> Norm:

@@ -59,18 +59,12 @@ def train(
     """
     if not adaptation.trainable:
         return []
-    model = adaptation.model
-    for parameter in adaptation.parameters():
-        parameter.requires_grad_(True)
-    groups = [
-        {"params": list(g.parameters), "lr": g.learning_rate, "weight_decay": g.weight_decay}
-        for g in adaptation.groups
-    ]
-    optimiser = torch.optim.AdamW(groups)
+    optimiser = begin(adaptation)
     decay = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1.0 - step / training.steps)
     losses: list[float] = []
     for step, batch in zip(range(training.steps), batches, strict=False):
-        losses.append(_step(adaptation, model, batch, loss, optimiser, chip))
+        value = train_step(adaptation, lambda batch=batch: loss(adaptation.model, batch), optimiser, chip)  # type: ignore[misc]
+        losses.append(float(value.detach()))
         decay.step()
         if on_step is not None:
             on_step(step, losses[-1])
@@ -78,21 +72,35 @@ def train(
         raise LoraFusionError(
             f"batches: ran out after {len(losses)} of {training.steps} steps; give more, or lower Training.steps"
         )
+    end(adaptation, chip)
     return losses
 
 
-def _step(
+def begin(adaptation: Adaptation) -> torch.optim.Optimizer:
+    """Let the trained parameters take gradients, and make their optimiser."""
+    for parameter in adaptation.parameters():
+        parameter.requires_grad_(True)
+    groups = [
+        {"params": list(g.parameters), "lr": g.learning_rate, "weight_decay": g.weight_decay}
+        for g in adaptation.groups
+    ]
+    return torch.optim.AdamW(groups)
+
+
+def train_step(
     adaptation: Adaptation,
-    model: nn.Module,
-    batch: B,
-    loss: Callable[[nn.Module, B], Tensor],
+    loss: Callable[[], Tensor],
     optimiser: torch.optim.Optimizer,
-    chip: Chip | None,
-) -> float:
+    chip: Chip | None = None,
+) -> Tensor:
+    """One step, one read event, each part booked in its phase; the loss.
+
+    Works on the meta device too, where it books what the step costs and computes nothing.
+    """
     if chip is not None:
         chip.next_event()
     with _phase(chip, "forward"):
-        value = loss(model, batch)
+        value = loss()
         objective = value if adaptation.penalty is None else value + adaptation.penalty()
     with _phase(chip, "backward"):
         optimiser.zero_grad(set_to_none=True)
@@ -103,7 +111,24 @@ def _step(
             Site(chip, "optimiser", "own").book(cost.optimiser_step(adaptation.trainable))
         if adaptation.after_step is not None:
             adaptation.after_step()
-    return float(value.detach())
+    return value
+
+
+def end(adaptation: Adaptation, chip: Chip | None = None) -> None:
+    """After the last step: switch off what the trained task does not need."""
+    if adaptation.prune is not None:
+        with _phase(chip, "update"):
+            adaptation.prune()
+
+
+def keep_state(adaptation: Adaptation, chip: Chip) -> None:
+    """Book the task's state: written once into SRAM, and fetched from there when the chip comes back to the task.
+
+    The same for every method and placement: what was trained, in words of 32 bits.
+    """
+    bits = cost.MASTER_BITS * adaptation.trainable
+    if bits:
+        Site(chip, "task state", "own").book({"sram_write_bit": bits, "sram_read_bit": bits})
 
 
 def _phase(chip: Chip | None, phase: str) -> AbstractContextManager[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from hypothesis import settings
 # the first example compiles kernels, so an example's time says nothing about the code
 settings.register_profile("compiled", deadline=None)
 settings.load_profile("compiled")
+
+# torch reads it when it is loaded: its threads spin at every small product, and on a busy machine that is most of a test's time
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 STANDIN = Path(__file__).parent / "kernels" / "cupy_standin.py"
 
@@ -47,11 +51,11 @@ def cupy_on_cpu(standin_module, tmp_path_factory):
 def device(cupy_on_cpu, standin_module):
     """The stand-in, with "cupy" among the backends that a chip may have."""
     import crossbar_kernels
-    from crossbar_sim import layers
+    from crossbar_sim import tensors
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(crossbar_kernels, "available", lambda: ("reference", "numba", "cupy"))
-        patch.setattr(layers, "from_dlpack", standin_module.from_dlpack)
+        patch.setattr(tensors, "from_dlpack", standin_module.from_dlpack)
         crossbar_kernels.get_kernels.cache_clear()
         yield standin_module
         crossbar_kernels.get_kernels.cache_clear()

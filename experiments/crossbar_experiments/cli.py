@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from crossbar_experiments import cost_cli
+
 app = typer.Typer(
     help="Adapt models to tasks on simulated ReRAM chips: LoRA against fusion, with what each costs.",
     no_args_is_help=True,
@@ -31,7 +33,7 @@ Workers = Annotated[int, typer.Option(min=1, help="Worker processes, one thread 
 INTERRUPTED = 130
 DEFAULT_WORKERS = min(os.cpu_count() or 1, 2)
 BENCHES = "mvm, layers, memory, wires, programming, peers"
-SHIPPED = "ablation, demo, demo_quick, results, tuning, yield"
+SHIPPED = "ablation, demo, demo_quick, gating, results, tuning, yield"
 
 
 def _version(asked: bool) -> None:
@@ -98,7 +100,7 @@ def compare(
 
     table = tables.compare(store.load(directory), baseline)
     if as_json:
-        _say(json.loads(table.to_json(orient="records")), "", as_json=True)
+        _say(tables.json_rows(table), "", as_json=True)
     elif markdown:
         typer.echo(tables.to_markdown(table))
     else:
@@ -137,7 +139,7 @@ def ablation(
     )
     columns = beside.columns_of(table, chosen)
     if as_json:
-        _say(json.loads(table.to_json(orient="records")), "", as_json=True)
+        _say(tables.json_rows(table), "", as_json=True)
     elif markdown:
         typer.echo(tables.to_markdown(table, columns))
     else:
@@ -178,7 +180,9 @@ def count(
     arch: Annotated[str, typer.Option(help="Architecture, e.g. flan-t5-large.")],
     method: Annotated[str, typer.Option(help="Method, e.g. fusion.")],
     modules: Annotated[int, typer.Option(min=1, help="Modules of the pool.")] = 20,
-    rank: Annotated[int, typer.Option(min=1, help="Rank of the modules and of LoRA.")] = 16,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Rank of the modules (16) and of the method (its own).")
+    ] = None,
     targets: Annotated[str, typer.Option(help="Endings of the adapted layers' names, comma-separated.")] = "",
     as_json: Json = False,
 ) -> None:
@@ -235,6 +239,10 @@ def bench(
         with writing("figure", figure):
             figure.write_text(drawn, encoding="utf-8")
         typer.echo(figure, err=True)
+
+
+app.command()(cost_cli.cost)
+app.command()(cost_cli.crossover)
 
 
 @presets_app.command("list")

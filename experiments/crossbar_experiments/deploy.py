@@ -20,14 +20,13 @@ from crossbar_sim.layers import CrossbarProduct
 from crossbar_sim.ledger import Ledger
 from lorafusion.architectures import adapted_layers, architecture
 from lorafusion.errors import LoraFusionError
-from lorafusion.layers import AdapterPool
+from lorafusion.estimate import DEPLOY_BASE, DEPLOY_POOL
+from lorafusion.layers import AdapterPool, program_pool
 from lorafusion.methods import Context
 from lorafusion.methods.base import nominal_weight
 from lorafusion.methods.fusion import FusionConfig
 from lorafusion.module import LoraLibrary
 
-DEPLOY_BASE = "(deploy base)"
-DEPLOY_POOL = "(deploy pool)"
 CALIBRATION_TEXTS = 16
 """Texts per vendored source task that set the converters' ranges."""
 CALIBRATION_BATCH = 64
@@ -48,6 +47,8 @@ class Deployment:
     ledger: Ledger = field(default_factory=Ledger)
     compensations: dict[str, Any] = field(default_factory=dict)
     """Factors against drift, by array, as they were after deployment."""
+    texts: Tokens | None = None
+    """Of the source tasks, which set the converters' ranges; those of later arrays too that serve every task."""
 
     def context(self, generator: torch.Generator) -> Context:
         """What a method is attached with."""
@@ -62,6 +63,7 @@ class Deployment:
         """
         chip = self.chip
         chip.arrays = dict(self.arrays)
+        chip.forget()  # a task that ran before left its cells there
         for name, factors in self.compensations.items():
             self.arrays[name].compensation = factors
         chip.time, chip.event = age, 0
@@ -103,16 +105,15 @@ def deploy(config: ChipConfig, folder: Path, library: LoraLibrary, *, max_tokens
     classifier = load_classifier(folder, max_tokens=max_tokens)
     encoder = classifier.encoder
     library.check(encoder)
-    layers = tuple(
-        n for n in adapted_layers(encoder, architecture("minilm-l6").targets) if n in library.layers
-    )
+    shape = architecture("minilm-l6")
+    layers = tuple(n for n in adapted_layers(encoder, shape.targets) if n in library.layers)
     weights = {name: nominal_weight(get_layer(encoder, name)).clone() for name in layers}
-    chip = make_chip(config)
+    chip = classifier.chip = make_chip(config)
     texts = calibration_texts(classifier)
     with chip.ledger.scope(task=DEPLOY_BASE, phase="deploy"):
-        convert(encoder, chip, where=adapted_layers(encoder, architecture("minilm-l6").targets))
+        convert(encoder, chip, where=shape.chip_layers(encoder))
         calibrate(classifier, chip, texts)
-    deployment = Deployment(classifier, chip, layers, {}, weights, {}, len(library.modules))
+    deployment = Deployment(classifier, chip, layers, {}, weights, {}, len(library.modules), texts=texts)
     with chip.ledger.scope(task=DEPLOY_POOL, phase="deploy"):
         _program_pool(deployment, library)
         fused = FusionConfig(magnitude="off").attach(encoder, deployment.context(torch.Generator()))
@@ -157,13 +158,8 @@ def _program_pool(deployment: Deployment, library: LoraLibrary) -> None:
         if len(set(ranks)) > 1:  # the layers split N r evenly
             raise LoraFusionError(f"pool: fusion needs modules of one rank (got {ranks} in layer {layer!r})")
         deployment.pool_weights[layer] = (a, b)
-        products = {
-            matrix: CrossbarProduct(
-                chip.program(stack.numpy(), name=f"{layer}.pool.{matrix}", layer=layer, matrix=matrix)
-            )
-            for matrix, stack in (("A", a), ("B", b))
-        }
-        deployment.pool[layer] = AdapterPool(products["A"], products["B"], len(library.modules))
+        modules = len(library.modules)
+        deployment.pool[layer] = program_pool(chip, layer, a, b, modules=modules)
 
 
 def calibration_texts(classifier: Classifier) -> Tokens:

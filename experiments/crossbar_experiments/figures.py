@@ -97,7 +97,7 @@ def energy_by_phase(ledger: pd.DataFrame) -> Figure:
         for ax, split in zip(axes, ("phase", "action"), strict=True):
             ax.set_title(f"By {split}")
             sums = rows.groupby([*keys, split])["energy_J"].sum().unstack(split, fill_value=0)
-            _stack(ax, sums.loc[bars].div(cells.loc[bars], axis=0))
+            stack(ax, sums.loc[bars].div(cells.loc[bars], axis=0))
         axes[0].invert_yaxis()
     return figure
 
@@ -210,7 +210,7 @@ def _chip_legend(figure: Figure, chips: Sequence[str]) -> None:
     figure.legend(handles=handles, loc="outside upper right", ncols=len(chips))
 
 
-def _stack(ax: Axes, sums: pd.DataFrame) -> None:
+def stack(ax: Axes, sums: pd.DataFrame) -> None:
     """Horizontal bars of the frame's columns, largest first, with the total written at the end."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from crossbar_experiments.errors import BenchError
+from crossbar_sim import cost
+from crossbar_sim import cost_digital as digital
+from crossbar_sim.chip import Chip, Site
 
 SCALE = 20.0
 """Inverse temperature of the cosine head."""
@@ -83,7 +86,8 @@ class Classifier(nn.Module):
     """Class scores: 20 x cosine of the mean-pooled text embedding and the embedding of each label's name.
 
     There is no head to train, so a method's trained parameters are exactly its own. The prototypes [classes, hidden] are made
-    once per task by the deployed encoder (`set_classes`) and stay.
+    once per task by the deployed encoder (`set_classes`) and stay. With a `chip` the digital work of all this is booked as
+    layer "head".
     """
 
     def __init__(self, encoder: nn.Module, tokenizer: Any, *, max_tokens: int) -> None:
@@ -92,6 +96,7 @@ class Classifier(nn.Module):
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.prototypes: Tensor = torch.empty(0)
+        self.chip: Chip | None = None
 
     def tokens(self, texts: Sequence[str], labels: Sequence[int] | None = None) -> Tokens:
         """Texts cut to `max_tokens` tokens."""
@@ -105,7 +110,13 @@ class Classifier(nn.Module):
         """Unit-length mean-pooled embeddings [texts, hidden]."""
         out = self.encoder(input_ids=tokens.ids, attention_mask=tokens.mask).last_hidden_state
         mask = tokens.mask[..., None].to(out.dtype)
-        return nn.functional.normalize((out * mask).sum(1) / mask.sum(1), dim=-1)
+        embedded = nn.functional.normalize((out * mask).sum(1) / mask.sum(1), dim=-1)
+        texts, width = embedded.shape
+        vectors = 0 if self.chip is None else int(tokens.mask.sum())
+        there = (digital.mean_pool(texts, vectors, width), digital.unit_length(texts, width))
+        back = (digital.unit_length_backward(texts, width), digital.mean_pool_backward(texts, vectors, width))
+        self._book(embedded, there, back, kept=texts * (width + 1))
+        return embedded
 
     @torch.no_grad()
     def set_classes(self, names: Sequence[str]) -> None:
@@ -114,11 +125,35 @@ class Classifier(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         """Scores [texts, classes]."""
-        return SCALE * self.embed(tokens) @ self.prototypes.T
+        scores = SCALE * self.embed(tokens) @ self.prototypes.T
+        (texts, classes), width = scores.shape, self.prototypes.shape[1]
+        scaled = {"digital_mul": texts * classes}
+        there = (cost.dense(classes, width, texts), scaled)
+        self._book(scores, there, (cost.dense(width, classes, texts), scaled))
+        return scores
 
     def loss(self, tokens: Tokens) -> Tensor:
         """Mean cross-entropy of the labels."""
-        return nn.functional.cross_entropy(self(tokens), tokens.labels)
+        scores = self(tokens)
+        value = nn.functional.cross_entropy(scores, tokens.labels)
+        texts, classes = scores.shape
+        there = (digital.cross_entropy(texts, classes),)
+        self._book(value, there, (digital.cross_entropy_backward(texts, classes),), kept=texts * classes)
+        return value
+
+    def _book(
+        self, out: Tensor, there: Sequence[cost.Counts], back: Sequence[cost.Counts], *, kept: int = 0
+    ) -> None:
+        """Book the head's work forward and, when the gradient of `out` arrives, backward; `kept` words wait for it."""
+        if self.chip is None:
+            return
+        site = Site(self.chip, "head", "rest")
+        site.book(digital.total(*there))
+        if not out.requires_grad:
+            return
+        site.book(digital.total(digital.kept(kept)))
+        counts = digital.total(*back, digital.fetched(kept))
+        out.register_hook(lambda _: site.book(counts))
 
 
 def load_classifier(folder: Path, *, max_tokens: int) -> Classifier:
@@ -135,5 +170,7 @@ def load_classifier(folder: Path, *, max_tokens: int) -> Classifier:
     from transformers import AutoModel, AutoTokenizer
 
     encoder = AutoModel.from_pretrained(folder, local_files_only=True, attn_implementation="eager").float()
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None  # nothing reads it: it would only cost
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return Classifier(encoder.eval(), tokenizer, max_tokens=max_tokens)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
-from math import ceil, fsum
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,17 @@ from crossbar_experiments import store, tasks
 from crossbar_experiments.assets import asset
 from crossbar_experiments.chips import ChipConfig
 from crossbar_experiments.config import Cell, ModelConfig, PoolConfig
-from crossbar_experiments.deploy import DEPLOY_BASE, DEPLOY_POOL, Deployment, calibrate, deploy
+from crossbar_experiments.deploy import Deployment, calibrate, deploy
 from crossbar_experiments.errors import BenchError
+from crossbar_experiments.metrics import costs
 from crossbar_experiments.model import Tokens, minilm_folder, weights_digest
 from crossbar_experiments.pool import shuffled_batches
-from crossbar_sim.chip import Chip, Site
-from crossbar_sim.cost import MASTER_BITS
-from crossbar_sim.presets import Preset
+from lorafusion.estimate import ranged_in
 from lorafusion.methods import Adaptation
 from lorafusion.module import LoraLibrary
-from lorafusion.train import train
+from lorafusion.train import keep_state, train
 
 EVAL_BATCH = 64
-WRITE_ACTIONS = frozenset({"set_pulse", "reset_pulse", "verify_read"})
-WRITE_PHASES = frozenset({"switch", "update", "refresh"})
 SHIPPED_POOL = "minilm-l6-r16"
 Progress = Callable[[int, int, str], None]
 """Called with steps done, steps in all, and what is being done."""
@@ -143,6 +139,9 @@ def adapt(cell: Cell, deployment: Deployment, log: Callable[..., None], progress
         classifier.set_classes(split.classes)
         adaptation = cell.method.attach(classifier.encoder, deployment.context(generator))
         try:
+            task = ranged_in(adaptation, cell.task)
+            with chip.ledger.scope(task=task):  # arrays that the method brought without ranges
+                calibrate(classifier, chip, given if task == cell.task else deployment.texts or given)
             _train(cell, deployment, adaptation, given, log, progress)
             deployment.wait(cell.chip)
             predicted = _evaluate(deployment, held, progress)
@@ -157,7 +156,10 @@ def adapt(cell: Cell, deployment: Deployment, log: Callable[..., None], progress
         for i, (p, label) in enumerate(zip(predicted, held.labels.tolist(), strict=True))
     ]
     metrics = {**_about(cell, deployment, adaptation), "accuracy": sum(hits) / len(hits), "n_test": len(hits)}
-    return Outcome({**metrics, **_costs(cell, deployment, rows)}, rows, predictions, state)
+    spent = costs(
+        deployment, rows, adaptation.arrays, task=cell.task, with_pool=cell.method.needs_pool, texts=len(held)
+    )
+    return Outcome({**metrics, **spent}, rows, predictions, state)
 
 
 def _train(
@@ -187,9 +189,7 @@ def _train(
     if adaptation.after_training is not None:
         adaptation.after_training()
         calibrate(classifier, chip, given)
-    elif adaptation.trainable:
-        bits = MASTER_BITS * adaptation.trainable
-        Site(chip, "task state", "own").book({"dram_write_bit": bits})
+    keep_state(adaptation, chip)
 
 
 @torch.no_grad()
@@ -208,6 +208,7 @@ def _evaluate(deployment: Deployment, held: Tokens, progress: Progress) -> list[
 
 def _about(cell: Cell, deployment: Deployment, adaptation: Adaptation) -> dict[str, Any]:
     """What the cell is and how large its task's state is."""
+    modules = deployment.modules if cell.method.needs_pool else 0
     return {
         "experiment": cell.experiment,
         "task": cell.task,
@@ -221,74 +222,10 @@ def _about(cell: Cell, deployment: Deployment, adaptation: Adaptation) -> dict[s
         "chip_seed": cell.chip.seed,
         "n_train": cell.data.train,
         "trainable": adaptation.trainable,
-        "modules": deployment.modules if cell.method.needs_pool else 0,
+        "modules": modules,
+        "modules_active": modules if adaptation.modules_active is None else adaptation.modules_active,
         "digital_words": adaptation.trainable + adaptation.digital_words,
     }
-
-
-def _costs(cell: Cell, deployment: Deployment, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Cells, energies, time and wear, deployment and task apart. Evaluation is inference, not adaptation."""
-    deployed = [r for r in rows if r["task"] in (DEPLOY_BASE, DEPLOY_POOL) or r["phase"] == "deploy"]
-    own = [r for r in rows if r["task"] == cell.task and r["phase"] != "deploy"]
-    adapting = [r for r in own if r["phase"] != "eval"]
-    writing = [r for r in adapting if _is_write(r)]
-    card = deployment.chip.preset
-    write_time = fsum(r["time_s"] for r in writing if r["action"] in WRITE_ACTIONS)
-    return {
-        **_space(deployment, with_pool=cell.method.needs_pool),
-        "cells_rewritten": sum(r["count"] for r in adapting if r["action"] == "cell_write"),
-        "deploy_energy_J": _known(_energy(deployed), card),
-        "write_energy_J": _known(_energy(writing), card),
-        "task_energy_J": _energy(adapting),
-        "inference_energy_J": _energy([r for r in own if r["phase"] == "eval"]),
-        "write_time_s": _known(write_time, card),
-        "peak_wear_cycles": _peak_wear(deployment.chip),
-        "assumed_share": assumed_share(adapting, card),
-    }
-
-
-def _space(deployment: Deployment, *, with_pool: bool) -> dict[str, int]:
-    """Cells, tiles and chips that hold what is deployed."""
-    tiles, count = deployment.tiles(with_pool=with_pool), deployment.chip.preset.tiles.count
-    chips = ceil(tiles / count) if count else 1
-    return {
-        "cells_deployed": deployment.cells(with_pool=with_pool),
-        "tiles_deployed": tiles,
-        "chips_needed": chips,
-    }
-
-
-def _is_write(row: dict[str, Any]) -> bool:
-    """Pulses and verify reads, and the conversions of the verify reads."""
-    if row["phase"] not in WRITE_PHASES:
-        return False
-    return row["action"] in WRITE_ACTIONS or (
-        row["action"] == "adc_conversion" and row["matrix"] in ("A", "B")
-    )
-
-
-def _energy(rows: list[dict[str, Any]]) -> float:
-    return fsum(r["energy_J"] for r in rows)
-
-
-def _known(value: float, card: Preset) -> float:
-    """An energy or a time, NaN where the card states no prices or no law of writing: not zero, and not known."""
-    writes = card.programming is not None or card.open_loop is not None
-    return value if writes and card.prices is not None else float("nan")
-
-
-def _peak_wear(chip: Chip) -> float:
-    """SET/RESET cycles (two pulses) of the most pulsed cell of the arrays that the task wrote."""
-    wear = [float(a.wear.max()) / 2 for a in chip.arrays.values() if ".lora." in a.name]
-    return max(wear, default=0.0)
-
-
-def assumed_share(rows: list[dict[str, Any]], card: Preset) -> float:
-    """Share of the rows' energy that rests on numbers marked `assumed`."""
-    total = _energy(rows)
-    if not total > 0:
-        return float("nan")
-    return fsum(r["energy_J"] for r in rows if card.mark(r["action"], r["precision"]) == "assumed") / total
 
 
 def environment() -> dict[str, str]:

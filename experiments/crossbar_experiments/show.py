@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,17 +20,18 @@ from crossbar_experiments.workers import run_cells
 
 if TYPE_CHECKING:
     from crossbar_sim.card_fit import CardFit
+    from crossbar_sim.prices import Price, PriceTable
 
 WIDTH = 126
 """Columns that the comparison needs; a narrower terminal wraps."""
 GOAL = -0.19
 """Points of accuracy that fusion may lose to LoRA (the published drop)."""
 NOT_MODELLED = (
-    "wires between tiles, drivers and settling in time; wires inside tiles too where a chip's settings say ir_drop False",
+    "energy and time of wires between tiles, of drivers and of settling, leakage and control; wires inside tiles too where a chip's settings say ir_drop False",
     "temperature, read disturb, and retention after a card's last published time (held from there on)",
-    "attention products, softmax, normalisation and activation functions: digital, the same for every method, not booked",
-    "time of digital work: only pulses, reads and conversions take time here",
-    "technology scaling: converters are 32 nm, digital logic 45 nm, as published",
+    "overlap in time: layers, vectors, conversions, digital work and transfers from DRAM follow one another; tiles of a layer work side by side",
+    "waiting for SRAM and for the memory of activations: they keep up with the digital units",
+    "technology scaling in a run's own prices: converters are 32 nm, digital logic 45 nm, as published",
 )
 
 
@@ -66,8 +68,7 @@ def show(experiment: Experiment, root: Path, *, command: str, as_json: bool) -> 
     table = tables.compare(results, experiment.baseline)
     path = write(results, directory, title=experiment.title, command=command)
     if as_json:
-        rows = json.loads(table.to_json(orient="records"))
-        typer.echo(json.dumps({"table": rows, "report": str(path)}, indent=2))
+        typer.echo(json.dumps({"table": tables.json_rows(table), "report": str(path)}, indent=2))
         return
     console = wide_console()
     console.print(experiment.title, style="bold")
@@ -132,12 +133,24 @@ def card_entries(name: str) -> tuple[list[dict[str, Any]], str]:
              "high": origin.high, "note": origin.note}
         )  # fmt: skip
     if card.prices is not None:
-        for action, price in card.prices.energies.items():
-            entries.append(
-                {"entry": f"price.{action}", "value": price.value, "unit": unit(f"price.{action}"), "mark": price.mark,
-                 "source": price.source, "low": None, "high": None, "note": ""}
-            )  # fmt: skip
+        entries += [_price_entry(path, price) for path, price in _prices(card.prices)]
     return entries, card.title
+
+
+def _prices(table: PriceTable) -> Iterator[tuple[str, Price]]:
+    """Every number of a price table by its entry."""
+    for part, prices in (("price", table.energies), ("latency", table.latencies), ("area", table.areas)):
+        for name, price in prices.items():
+            yield f"{part}.{name}", price
+    if table.lanes is not None:
+        yield "digital.lanes", table.lanes
+
+
+def _price_entry(path: str, price: Price) -> dict[str, Any]:
+    from crossbar_sim.card_units import unit
+
+    about = {"entry": path, "value": price.value, "unit": unit(path), "mark": price.mark}
+    return about | {"source": price.source, "low": None, "high": None, "note": ""}
 
 
 def card_text(name: str) -> str:

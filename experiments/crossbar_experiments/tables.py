@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from crossbar_experiments.store import Results
 
 MISSING = "\u2013"
+NO_LIMIT = "no limit"
 PREFIXES = {-18: "a", -15: "f", -12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T"}
 TASK_ACCURACY = "accuracy: "
 """Columns of `compare` that hold one task's accuracy are named so, followed by the task."""
 ALLOWANCE = 1.0
 """How far below a goal the interval's lower end may lie, in points."""
+PHASE_ENERGIES = tuple(
+    f"{phase}_energy_J" for phase in ("switch", "calibrate", "forward", "backward", "update")
+)
+LEAST = ("tasks_until_wear_out", "refreshes_left")
+"""Columns of which the worst run counts."""
 MEANS = (
     "trainable",
     "trainable_fraction_of_lora",
@@ -31,8 +37,14 @@ MEANS = (
     "deploy_energy_J",
     "cells_rewritten",
     "write_energy_J",
+    *PHASE_ENERGIES,
     "task_energy_J",
+    "rest_energy_J",
     "write_time_s",
+    "write_time_rows_s",
+    "task_time_s",
+    "inference_time_s",
+    "mean_wear_cycles",
     "digital_words",
     "text_energy_J",
 )
@@ -44,7 +56,7 @@ def compare(results: Results, baseline: str) -> pd.DataFrame:
 
     Accuracies are in percent and differences in points; every mean is taken over the seeds of a task and then
     over the tasks. `sd` is the standard deviation over seeds of the mean over tasks; `difference`, `low` and
-    `high` are those of `paired.paired_difference`; wear is the largest of all cells; `assumed_share` is of a
+    `high` are those of `paired.paired_difference`; the worst cell's wear, and what it leaves, are those of the worst run; `assumed_share` is of a
     task's energy; `cells` are the ids behind the row. A mean over anything unknown is NaN.
 
     Raises:
@@ -106,7 +118,8 @@ def _summary(group: pd.DataFrame) -> dict[str, Any]:
         "accuracy": 100.0 * accuracy,
         "sd": 100.0 * group.groupby(REPLICATE)["accuracy"].mean().std(ddof=1),
         **{name: _mean(group, name) for name in MEANS},
-        "peak_wear_cycles": group["peak_wear_cycles"].max(skipna=False),
+        "worst_wear_cycles": group["worst_wear_cycles"].max(skipna=False),
+        **{name: group[name].min(skipna=False) for name in LEAST},
         "assumed_share": _assumed_share(group),
         "cells": " ".join(sorted(group["cell"])),
     }
@@ -172,6 +185,11 @@ def count(value: float) -> str:
     return MISSING if value is None or not math.isfinite(value) else f"{round(value):,}"
 
 
+def limit(value: float) -> str:
+    """How often something can be done: a whole number, or "no limit"."""
+    return NO_LIMIT if value == math.inf else count(value)
+
+
 def signed_interval(mean: float, low: float, high: float) -> str:
     """A difference and its interval: "+1.2 [−0.3, +2.7]"."""
     if math.isnan(mean):
@@ -218,6 +236,14 @@ def _energy(name: str, title: str, group: str) -> Column:
     return _column(name, title, group, lambda value: engineering(value, "J"))
 
 
+def _time(name: str, title: str, group: str) -> Column:
+    return _column(name, title, group, lambda value: engineering(value, "s"))
+
+
+def _cycles(value: float) -> str:
+    return MISSING if math.isnan(value) else f"{value:.1f}" if value < 100 else count(value)
+
+
 COLUMNS = (
     _column("chip", "chip", "", str),
     _column("backward", "backward", "", str),
@@ -240,11 +266,19 @@ COLUMNS = (
     _column("chips_needed", "chips", "deploy", count),
     _energy("deploy_energy_J", "energy", "deploy"),
     _column("cells_rewritten", "cells written", "per task", count),
-    _energy("write_energy_J", "writes", "per task"),
-    _energy("task_energy_J", "total energy", "per task"),
-    _column("write_time_s", "write time", "per task", lambda value: engineering(value, "s")),
-    _column("peak_wear_cycles", "peak wear, cycles", "", count),
+    *(_energy(name, name.partition("_")[0], "energy per task") for name in PHASE_ENERGIES),
+    _energy("task_energy_J", "total", "energy per task"),
+    _energy("write_energy_J", "its writes", "energy per task"),
+    _energy("rest_energy_J", "its rest", "energy per task"),
+    _time("task_time_s", "all", "time per task"),
+    _time("write_time_s", "writes serial", "time per task"),
+    _time("write_time_rows_s", "writes by row", "time per task"),
+    _column("mean_wear_cycles", "mean cycles", "wear per task", _cycles),
+    _column("worst_wear_cycles", "worst cycles", "wear per task", _cycles),
+    _column("tasks_until_wear_out", "tasks left", "wear per task", limit),
+    _column("refreshes_left", "rewrites left", "pool", limit),
     _energy("text_energy_J", "energy", "per text"),
+    _time("inference_time_s", "time", "per text"),
     _column("digital_words", "digital state, words", "", count),
     Column(
         "assumed_share",
@@ -255,20 +289,33 @@ COLUMNS = (
 )
 
 
-ASIDE = frozenset(
-    {
-        "chip",
-        "backward",
-        "tasks",
-        "sd",
-        "cells_deployed",
-        "tiles_deployed",
-        "chips_needed",
-        "digital_words",
-        "assumed_share",
-    }
+OUTCOME = (
+    "label",
+    "accuracy",
+    "difference",
+    "trainable",
+    "deploy_energy_J",
+    "cells_rewritten",
+    "task_energy_J",
+    "task_time_s",
+    "text_energy_J",
+    "inference_time_s",
 )
-"""Columns for which a terminal has no room; the chip and its backward mode are the table's title."""
+"""Columns of a terminal's first table: what a method reaches, and what it costs in all. The chip and its backward mode are the title."""
+PER_TASK = " per task"
+"""End of the groups of a task's energy, time and wear."""
+COST = (
+    "label",
+    *PHASE_ENERGIES,
+    "write_energy_J",
+    "rest_energy_J",
+    "write_time_s",
+    "write_time_rows_s",
+    "mean_wear_cycles",
+    "worst_wear_cycles",
+    *LEAST,
+)
+"""Columns of its second table: the cost of a task by phase, what writing takes and what it wears."""
 
 
 def columns_of(table: pd.DataFrame) -> tuple[Column, ...]:
@@ -280,6 +327,18 @@ def columns_of(table: pd.DataFrame) -> tuple[Column, ...]:
 def rows_of(table: pd.DataFrame) -> list[Row]:
     """The frame's rows as mappings."""
     return list(table.to_dict("records"))
+
+
+def json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The frame's rows for JSON, which has no infinity: "no limit" stands for it, null for what is not known."""
+    return [{str(name): _plain_number(value) for name, value in row.items()} for row in rows_of(table)]
+
+
+def _plain_number(value: Any) -> Any:
+    """All digits of a number; what JSON has no word for in words."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return NO_LIMIT if value == math.inf else None
+    return value
 
 
 def to_markdown(table: pd.DataFrame, columns: Sequence[Column] | None = None) -> str:
@@ -301,10 +360,21 @@ def _plain(text: str) -> str:
 
 
 def print_rich(table: pd.DataFrame, console: Console) -> None:
-    """Print one terminal table per chip, without the columns of ASIDE."""
+    """Print two terminal tables per chip, OUTCOME and COST; the second where anything of it is known."""
     for chip, part in table.groupby("chip"):
         title = f"{chip}, backward: {', '.join(part['backward'].unique())}"
-        print_table(part, [c for c in columns_of(part) if c.name not in ASIDE], console, title=title)
+        known = columns_of(part)
+        outcome = [_task_in_all(c) for c in known if c.name in OUTCOME]
+        print_table(part, outcome, console, title=title)
+        costs = [replace(c, group=c.group.removesuffix(PER_TASK)) for c in known if c.name in COST]
+        if len(costs) > 1:
+            print_table(part, costs, console, title=f"{title}: cost of a task")
+
+
+def _task_in_all(column: Column) -> Column:
+    """A total of a task under the short heading that stands beside those of deployment and of a text: "per task: energy"."""
+    what = column.group.removesuffix(PER_TASK)
+    return column if what == column.group else replace(column, group=PER_TASK.strip(), title=what)
 
 
 def print_table(table: pd.DataFrame, columns: Sequence[Column], console: Console, *, title: str = "") -> None:

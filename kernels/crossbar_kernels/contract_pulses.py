@@ -30,11 +30,13 @@ TRAINS = {
     "plain": PLAIN,
     "compliance": PLAIN._replace(compliance=0.9),
     "limits": PLAIN._replace(max_reversals=1, max_end_pulses=3, max_pulses=40),
+    "harmonic": PLAIN._replace(harmonic=True, compliance=0.9),
 }
 OPEN = OpenTrain(
     up_drive=2.0, down_drive=1.5, up_width=0.5, down_width=0.25, up_rate=0.03, down_rate=0.05,
     bottom=-0.1, top=1.3, spread=0.3, noise=0.002,
 )  # fmt: skip
+OPEN_TRAINS = {"arithmetic": OPEN, "harmonic": OPEN._replace(harmonic=True)}
 
 
 class Elements(NamedTuple):
@@ -100,7 +102,8 @@ def check_writes(backend: Kernels) -> None:
                 given: tuple[Any, ...] = (e.start, e.target, e.tolerance, e.strength, bounds)
                 _same(f"write_verify, {name}", "write_verify", backend, given, train=train, draws=draws)
         given = (e.start, e.pulses, e.strength, e.bounds)
-        _same("apply_pulses", "apply_pulses", backend, given, train=OPEN, draws=draws)
+        for name, open_train in OPEN_TRAINS.items():
+            _same(f"apply_pulses, {name}", "apply_pulses", backend, given, train=open_train, draws=draws)
         _check_settle(backend, e, rows, cols)
 
 

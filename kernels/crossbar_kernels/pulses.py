@@ -24,7 +24,8 @@ class PulseTrain(NamedTuple):
     Pulse k of a run of one polarity has drive[k] (its square times width weighs the dissipation) and strength
     rate * growth[k]; up = towards `top`, down = towards `bottom`. `verify` weighs one check. `compliance` caps drive * value
     in the dissipation of upward pulses; an element is given up when it needs more than `max_reversals` changes of polarity, or more
-    than `max_end_pulses` pulses in a row at the last drive (0: no cap, no limit).
+    than `max_end_pulses` pulses in a row at the last drive (0: no cap, no limit). `harmonic`: a pulse dissipates at the harmonic mean
+    of the values before and after it, not at the arithmetic one (`middle`).
     """
 
     up_drive: Array
@@ -40,6 +41,7 @@ class PulseTrain(NamedTuple):
     compliance: float = 0.0
     max_reversals: int = 0
     max_end_pulses: int = 0
+    harmonic: bool = False
 
 
 class PulseResult(NamedTuple):
@@ -58,6 +60,7 @@ class OpenTrain(NamedTuple):
     """Numbers of counted pulses of one amplitude, the same for all elements.
 
     A pulse moves a value by d = up_rate (top - x) s up, or d = down_rate (x - bottom) s down, times (1 + spread z), plus noise z'.
+    `harmonic` as in PulseTrain.
     """
 
     up_drive: float
@@ -70,6 +73,7 @@ class OpenTrain(NamedTuple):
     top: float
     spread: float
     noise: float
+    harmonic: bool = False
 
 
 class OpenResult(NamedTuple):
@@ -87,6 +91,14 @@ class Draws(NamedTuple):
     stream: int
     plane: int
     event: int
+
+
+def middle(before: Array, after: Array, *, harmonic: bool) -> Array:
+    """What a pulse dissipates at: (a + b)/2, or 2 a b/(a + b), the inverse of the mean resistance (0 for two zeros)."""
+    if not harmonic:
+        return 0.5 * (before + after)
+    total = before + after
+    return np.where(total > 0.0, 2.0 * before * after / np.where(total > 0.0, total, 1.0), 0.0)
 
 
 def end_steps(train: PulseTrain) -> tuple[int, int]:
@@ -109,7 +121,7 @@ def write_verify(
 
     A pulse of strength a = growth[k] s max(0, 1 + spread z) moves a value by (top - x) a/(1 + a) up or
     (x - bottom) a/(1 + a) down, and no further than its own bounds; a change of polarity restarts k at 0. One check comes first,
-    one after every pulse and one at the end. Dissipation: drive^2 width (before + after)/2 per pulse (upwards at most
+    one after every pulse and one at the end. Dissipation: drive^2 width `middle`(before, after) per pulse (upwards at most
     drive compliance width), verify * x per check. Pulse p of the element in (row, col) takes word p % 4 of
     counter (col, row, stream + plane * (p // 4), event). An element of strength 0 takes pulses and stays.
     """
@@ -171,7 +183,7 @@ def _pulsed(
     if bounds is not None:
         moved = np.minimum(np.maximum(moved, bounds[0]), bounds[1])
     drive = np.where(rising, train.up_drive[k], train.down_drive[k])
-    mean = 0.5 * (x + moved)
+    mean = middle(x, moved, harmonic=train.harmonic)
     heat = drive * drive * train.width * mean
     if train.compliance:
         capped = rising & (drive * mean > train.compliance)
@@ -191,7 +203,7 @@ def apply_pulses(
     """Give every element [rows, cols] its number of pulses, positive up, negative down, without looking.
 
     OpenTrain has the law. z and z' of one pulse are drawn as one: d + sqrt((spread d)^2 + noise^2) z has the same distribution.
-    After each pulse a value is put back within its own bounds. Dissipation: drive^2 width (before + after)/2 per pulse.
+    After each pulse a value is put back within its own bounds. Dissipation: drive^2 width `middle`(before, after) per pulse.
     Pulse p of the element in (row, col) takes word p % 4 of counter (col + WIDE * (b // PLANES), row,
     stream + plane * (b % PLANES), event), b = p // 4.
 
@@ -211,7 +223,7 @@ def apply_pulses(
         d = d * strength
         moved = x + d + np.sqrt((train.spread * d) * (train.spread * d) + train.noise * train.noise) * z
         moved = np.minimum(np.maximum(moved, bounds[0]), bounds[1])
-        heat = drive * drive * width * (0.5 * (x + moved))
+        heat = drive * drive * width * middle(x, moved, harmonic=train.harmonic)
         energy_up += np.where(active & rising, heat, 0.0)
         energy_down += np.where(active & ~rising, heat, 0.0)
         x = np.where(active, moved, x)

@@ -40,6 +40,7 @@ class Numbers(NamedTuple):
     max_turns: int
     up_limit: int
     down_limit: int
+    harmonic: bool
 
 
 class Words(NamedTuple):
@@ -61,9 +62,19 @@ def _numbers(train: PulseTrain) -> Numbers:
     """Scalars of a train; where there is no limit, the largest number of pulses does as one."""
     bottom, top, spread, width, verify = (float(number) for number in train[4:9])
     most = train.max_pulses
-    ends = [e + (train.max_end_pulses or most + 1) for e in end_steps(train)]
+    up_limit, down_limit = (e + (train.max_end_pulses or most + 1) for e in end_steps(train))
     return Numbers(
-        bottom, top, spread, width, verify, most, float(train.compliance), train.max_reversals or most, *ends
+        bottom,
+        top,
+        spread,
+        width,
+        verify,
+        most,
+        float(train.compliance),
+        train.max_reversals or most,
+        up_limit,
+        down_limit,
+        bool(train.harmonic),
     )
 
 
@@ -106,7 +117,8 @@ def apply_pulses(
     check_width(start)
     x = np.array(start, np.float64)
     energies = np.zeros((2, len(x)))
-    numbers, words = OpenTrain(*(float(number) for number in train)), words_of(draws)
+    numbers = OpenTrain._make((*map(float, train[:-1]), bool(train.harmonic)))
+    words = words_of(draws)
 
     def pulse(part: slice) -> None:
         given = (x[part], pulses[part], strength[part], bounds[0][part], bounds[1][part])
@@ -123,6 +135,15 @@ def _four(column: Any, row: Any, stream: Any, words: Any) -> Any:
     z0, z1 = box_muller(w0, w1)
     z2, z3 = box_muller(w2, w3)
     return np.float64(z0), np.float64(z1), np.float64(z2), np.float64(z3)
+
+
+@inlined
+def _middle(before: Any, after: Any, harmonic: Any) -> Any:
+    """`pulses.middle` of one element."""
+    if not harmonic:
+        return 0.5 * (before + after)
+    total = before + after
+    return 2.0 * before * after / total if total > 0.0 else 0.0
 
 
 @compiled
@@ -155,7 +176,7 @@ def pulse_rows(
                 moved = g + (n.top - g) * step if rising else g - (g - n.bottom) * step
                 if bounded:
                     moved = min(max(moved, low[i, j]), high[i, j])
-                drive, mean = ramps[side, k], 0.5 * (g + moved)
+                drive, mean = ramps[side, k], _middle(g, moved, n.harmonic)
                 heat = drive * drive * n.width * mean
                 if rising:
                     if n.compliance > 0.0 and drive * mean > n.compliance:
@@ -200,7 +221,7 @@ def open_rows(
                 d = d * s
                 moved = g + d + np.sqrt((n.spread * d) * (n.spread * d) + n.noise * n.noise) * z
                 moved = min(max(moved, low[i, j]), high[i, j])
-                heat += drive * drive * width * (0.5 * (g + moved))
+                heat += drive * drive * width * _middle(g, moved, n.harmonic)
                 g = moved
             x[i, j] = g
             energies[side, i] += heat

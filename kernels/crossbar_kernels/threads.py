@@ -54,8 +54,15 @@ def _threads() -> int:
     """As many threads as both Numba and torch are set to use."""
     import numba  # here: a process that is to have one thread says so before Numba is loaded
 
-    count, torch = int(numba.get_num_threads()), torch_or_none()
-    return count if torch is None else min(count, int(torch.get_num_threads()))
+    torch = torch_or_none()
+    if torch is None:
+        return int(numba.get_num_threads())
+    own = int(torch.get_num_threads())
+    # the first question starts Numba's pool, which sets OpenMP's number of threads, and with it torch's
+    count = int(numba.get_num_threads())
+    if torch.get_num_threads() != own:
+        torch.set_num_threads(own)
+    return min(count, own)
 
 
 @contextmanager

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from lorafusion.methods.adapter import (
+    ParallelAdapterConfig,
+    ScaledParallelAdapterConfig,
+    SequentialAdapterConfig,
+)
 from lorafusion.methods.base import Adaptation, Context, Method, ParameterGroup
 from lorafusion.methods.bitfit import BitfitConfig
+from lorafusion.methods.dora import DoraConfig
+from lorafusion.methods.full_finetuning import FullFinetuningConfig
 from lorafusion.methods.fusion import (
     CoefficientsOnlyConfig,
     FusionConfig,
@@ -11,6 +18,7 @@ from lorafusion.methods.fusion import (
     PublishedFusionConfig,
 )
 from lorafusion.methods.lora import LoraConfig
+from lorafusion.methods.vera import VeraConfig
 from lorafusion.methods.zero_shot import ZeroShotConfig
 
 METHODS: dict[str, type[Method]] = {
@@ -18,11 +26,17 @@ METHODS: dict[str, type[Method]] = {
     for config in (
         ZeroShotConfig,
         LoraConfig,
+        DoraConfig,
+        VeraConfig,
         BitfitConfig,
         FusionConfig,
         PublishedFusionConfig,
         CoefficientsOnlyConfig,
         MagnitudeOnlyConfig,
+        SequentialAdapterConfig,
+        ParallelAdapterConfig,
+        ScaledParallelAdapterConfig,
+        FullFinetuningConfig,
     )
 }
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from crossbar_sim.array import ProgrammedArray
 from crossbar_sim.chip import Chip, Site
 from crossbar_sim.conversion import get_layer, set_layer
 from crossbar_sim.layers import CrossbarProduct, split
+from crossbar_sim.plan import PlannedChip
 from lorafusion.layers import AdapterPool
 
 
@@ -57,10 +59,18 @@ class Adaptation:
     penalty: Callable[[], Tensor] | None = None
     after_step: Callable[[], None] | None = None
     after_training: Callable[[], None] | None = None
+    """Writes what was trained onto arrays, once; they need calibration then."""
+    prune: Callable[[], None] | None = None
+    """Called once after the last step (lorafusion.train): switches off what the trained task does not need."""
     restore: Callable[[], None] | None = None
+    """Takes back what attaching and training changed beside the layers."""
+    modules_active: float | None = None
+    """Modules of the pool that are read, on average over the layers; None: all that there are."""
     digital_words: int = 0
     """Words of digital state beside the trained parameters (the Gram form of a DoRA norm)."""
     replaced: dict[str, nn.Module] = field(default_factory=dict)
+    arrays: list[ProgrammedArray] = field(default_factory=list)
+    """Arrays whose cells the training of this task writes (lorafusion.placement); what a chip holds for all tasks is not among them."""
 
     @property
     def trainable(self) -> int:
@@ -82,10 +92,13 @@ class Adaptation:
         set_layer(self.model, name, layer)
 
     def detach(self) -> None:
-        """Give the model its own layers back."""
+        """Give the model its own layers back, and the chip the task's tiles: the next task's arrays of these names get the same cells."""
         for name, layer in self.replaced.items():
             set_layer(self.model, name, layer)
         self.replaced.clear()
+        for array in self.arrays:
+            if array.chip.arrays.get(array.name) is array:
+                array.chip.retire(array.name)
         for parameter in self.parameters():
             parameter.requires_grad_(False)
         if self.restore is not None:
@@ -114,5 +127,20 @@ def nominal_weight(layer: nn.Module) -> Tensor:
     """The weights [out, in] that a layer was asked to hold."""
     product, _ = split(layer)
     if isinstance(product, CrossbarProduct):
-        return torch.from_numpy(product.array.target_weights()).float()
+        asked: Any = product.array.target_weights()
+        return (asked if isinstance(asked, Tensor) else torch.from_numpy(asked)).float()
     return product.get_parameter("weight").detach()
+
+
+def shape(layer: nn.Module) -> tuple[int, int]:
+    """Outputs and inputs of a linear layer, in whatever it is wrapped."""
+    product, _ = split(layer)
+    return product.out_features, product.in_features
+
+
+def like_weight(layer: nn.Module, context: Context) -> Tensor:
+    """An empty tensor of the type and on the device that new matrices beside a layer take."""
+    like = next(layer.parameters(), None)
+    if like is not None:
+        return like.detach().new_empty(0)
+    return torch.empty(0, device="meta" if isinstance(context.chip, PlannedChip) else "cpu")

@@ -18,6 +18,7 @@ from lorafusion.architectures import block_of
 from lorafusion.errors import LoraFusionError
 from lorafusion.layers import MERGES, AdapterPool, FusedLoraLinear, Magnitude, Norm, gram_norm
 from lorafusion.methods.base import Adaptation, Context, ParameterGroup, freeze, nominal_weight
+from lorafusion.pruning import Pruning, opener, prune
 
 GRANULARITIES = ("global", "block", "linear")
 MAGNITUDES = ("off", "gain", "dora")
@@ -37,6 +38,8 @@ class FusionConfig:
         fuse: whether the pool takes part at all (False: magnitude only).
         l1: weight of mean |c| in the loss.
         coefficient_lr, magnitude_lr: Adam's learning rates.
+        keep: modules of each coefficient vector, those of largest |c|, that stay on after training; 0: all.
+        threshold: |c_i| under which a module is switched off after training; 0: none.
     """
 
     name: ClassVar[str] = "fusion"
@@ -51,6 +54,8 @@ class FusionConfig:
     coefficient_lr: float = 0.05
     magnitude_lr: float = 0.02
     weight_decay: float = 0.0
+    keep: int = 0
+    threshold: float = 0.0
 
     def __post_init__(self) -> None:
         for field, known in (
@@ -66,6 +71,19 @@ class FusionConfig:
                 )
         if not self.fuse and self.magnitude == "off":
             raise LoraFusionError(f"{self.name}.fuse: false with magnitude 'off' leaves nothing to train")
+        for field in ("l1", "coefficient_lr", "magnitude_lr", "weight_decay"):
+            value = getattr(self, field)
+            if not (math.isfinite(value) and value >= 0):
+                raise LoraFusionError(f"{self.name}.{field}: must be finite and not negative (got {value:g})")
+        self._pruning.check(self.name)
+        if self._pruning.present and not self.fuse:
+            raise LoraFusionError(
+                f"{self.name}.fuse: false leaves no modules to switch off; leave keep and threshold at 0"
+            )
+
+    @property
+    def _pruning(self) -> Pruning:
+        return Pruning(self.keep, self.threshold)
 
     def attach(self, model: nn.Module, context: Context) -> Adaptation:
         """Wrap every adapted layer; train coefficients and magnitudes only."""
@@ -75,14 +93,19 @@ class FusionConfig:
         adaptation = Adaptation(model)
         magnitudes: list[nn.Parameter] = []
         updates: list[Callable[[], None]] = []
+        wrapped: dict[str, list[FusedLoraLinear]] = {group: [] for group in coefficients}
         for layer in context.layers:
             fused, norm_books = self._wrap(model, context, layer, pool.get(layer), coefficients)
             adaptation.install(layer, fused)
+            if coefficients:
+                wrapped[self._group(layer)].append(fused)
             if fused.magnitude is not None:
                 magnitudes.append(fused.magnitude.weight)
                 adaptation.digital_words += self._norm_words(fused)
             updates.extend(norm_books)
         self._finish(adaptation, coefficients, magnitudes, updates)
+        if self._pruning.present:
+            self._prune_later(adaptation, coefficients, wrapped, context)
         return adaptation
 
     def _pool(self, context: Context) -> dict[str, AdapterPool]:
@@ -95,6 +118,26 @@ class FusionConfig:
             raise LoraFusionError(f"{self.name}: the pool does not adapt layer {missing[0]!r}")
         return dict(context.pool)
 
+    def _prune_later(
+        self,
+        adaptation: Adaptation,
+        coefficients: dict[str, nn.Parameter],
+        wrapped: dict[str, list[FusedLoraLinear]],
+        context: Context,
+    ) -> None:
+        """Switch negligible modules off when the training is over, and all on again when the method leaves the model."""
+        count = next(iter(coefficients.values())).numel()
+        if self.keep > count:
+            raise LoraFusionError(f"{self.name}.keep: {self.keep} modules, but the pool has {count}")
+        after_step, site = adaptation.after_step, context.site("optimiser", "own")
+
+        def switch_off() -> None:
+            adaptation.modules_active = prune(self._pruning, coefficients, wrapped, site=site)
+            if after_step is not None:  # the norm that goes with the coefficients that are left
+                after_step()
+
+        adaptation.prune, adaptation.restore = switch_off, opener(wrapped)
+
     def _coefficients(self, context: Context, pool: dict[str, AdapterPool]) -> dict[str, nn.Parameter]:
         """One parameter [N] per group of layers, by group name."""
         if not pool:
@@ -106,6 +149,8 @@ class FusionConfig:
         else:
             bound = math.sqrt(6.0 / (count + len(groups)))
             start = (torch.rand(len(groups), count, generator=context.generator) * 2 - 1) * bound
+        if context.chip is not None and context.chip.planned:
+            start = start.to("meta")
         return {group: nn.Parameter(row.clone()) for group, row in zip(groups, start, strict=True)}
 
     def _group(self, layer: str) -> str:
@@ -120,7 +165,7 @@ class FusionConfig:
         coefficients: dict[str, nn.Parameter],
     ) -> tuple[FusedLoraLinear, list[Callable[[], None]]]:
         base = get_layer(model, layer)
-        product, bias = split(base)
+        product, bias = split(base, site=context.site(layer, "rest"))
         site = context.site(layer, "own")
         c = coefficients.get(self._group(layer)) if pool is not None else None
         magnitude, books = None, []
@@ -133,8 +178,11 @@ class FusionConfig:
         if site is not None and self.magnitude == "dora" and pool is not None:
             shape = fused.width, fused.modules_count, product.out_features
             sums = fused.merge.product_of_sums
-            counts = cost.norm_update(*shape, product_of_sums=sums)
-            books.append(lambda: site.book(counts))
+            books.append(
+                lambda: site.book(
+                    cost.norm_update(fused.width_on, fused.modules_on, shape[2], product_of_sums=sums)
+                )
+            )
             with site.chip.ledger.scope(phase="deploy"):
                 site.book(cost.norm_setup(*shape, product.in_features, product_of_sums=sums))
         return fused, books

@@ -77,20 +77,20 @@ def planes_of(array, *, transposed):
     )
 
 
-def digital_work(array, counts, *, transposed):
-    """The arithmetic beside the converters, for one vector."""
+def digital_work(array, counts, on, *, transposed):
+    """The arithmetic beside the converters, for one vector; `on`: which outputs and inputs take part."""
     p, c = array.placement, array.chip.preset.periphery
-    inputs, results = (p.outputs, p.inputs) if transposed else (p.inputs, p.outputs)
+    inputs, results = on if transposed else on[::-1]
     own_range = transposed or c.scaling == "per_vector_absmax"
-    for _ in range(p.outputs):
+    for _ in on[0]:
         counts["digital_mul"] += 1  # the column scale
-    for _ in range(inputs):
+    for _ in inputs:
         if own_range:
             counts["digital_add"] += 1  # is it the largest?
             counts["digital_mul"] += 1
         if p.signs == 1 and (transposed or not p.unit):
             counts["digital_add"] += 1  # the sum of the inputs
-    for _ in range(results):
+    for _ in results:
         counts["sram_write_bit"] += 16
         if own_range:
             counts["digital_mul"] += 1
@@ -99,9 +99,12 @@ def digital_work(array, counts, *, transposed):
 
 
 def drive_tile(array, tile, inputs, across, volts, *, transposed):
-    """Drive every line of one tile once per plane; yields the conductance and the voltage of every cell that is read, per drive."""
+    """Drive every line of one tile once per plane; yields the conductance and the voltage of every cell that is read, per drive.
+
+    `inputs`: place in the tile and number of each input; `across`: places of what is sensed.
+    """
     g = array.conductance()[tile]
-    for i, at in enumerate(inputs):
+    for i, at in inputs:
         for phase in lines(array, transposed=transposed):
             for line in phase:
                 for plane in volts:
@@ -112,45 +115,65 @@ def drive_tile(array, tile, inputs, across, volts, *, transposed):
                     ]
 
 
-def walk(array, x, *, transposed=False):
-    """Play products with x event by event; returns counts, slots and the energy of the cells in J."""
+def touched(array, on):
+    """The tiles of which an input and an output are on, and (place in the tile, number) of each of these inputs and outputs."""
+    for tile, rows, cols in blocks(array):
+        inputs = [(i, at) for i, at in enumerate(rows) if at in on[1]]
+        outputs = [(j, at) for j, at in enumerate(cols) if at in on[0]]
+        if inputs and outputs:
+            yield tile, inputs, outputs
+
+
+def walk(array, x, *, on, transposed=False):
+    """Play products with x event by event; returns counts, slots and the energy of the cells in J.
+
+    `on`: the numbers of the outputs and of the inputs that take part.
+    """
     counts, slots, joules = Counter(), Counter(), []
     p, c = array.placement, array.chip.preset.periphery
-    for vector in x:
-        digits, largest = drive(array, vector, transposed=transposed)
+    for vector in x if on[0] and on[1] else ():
+        present = np.isin(np.arange(vector.size), on[0 if transposed else 1])
+        digits, largest = drive(array, np.where(present, vector, 0), transposed=transposed)
         volts = [plane / largest * c.read_voltage for plane in digits]
-        in_turn = 0
-        for tile, rows, cols in blocks(array):
+        busiest = 0
+        for tile, rows, cols in touched(array, on):
             inputs, results = (cols, rows) if transposed else (rows, cols)
             for _ in inputs:
                 counts["sram_read_bit"] += c.dac_bits
             unit = [p.cols_per_tile] if p.unit and not transposed else []
-            across = [*range(len(results)), *unit]
+            across = [*(j for j, _ in results), *unit]
             for cells in drive_tile(array, tile, inputs, across, volts, transposed=transposed):
                 counts["dac_drive"] += 1
                 for cell, voltage in cells:
                     counts["array_read"] += 1
                     joules.append(voltage**2 * cell * c.read_width)
-            turns = [convert_one(array, counts, transposed=transposed) for _ in across]
-            share = [sum(turns[j : j + c.columns_per_adc]) for j in range(0, len(turns), c.columns_per_adc)]
-            in_turn = max(in_turn, *share)
+            in_turn = Counter()
+            for j in across:  # neighbouring lines share a converter, whether they are on or off
+                in_turn[j // c.columns_per_adc] += convert_one(array, counts, transposed=transposed)
+            busiest = max(busiest, *in_turn.values())
         slots["array_read"] += len(lines(array, transposed=transposed)) * len(digits)  # all tiles at once
-        slots["adc_conversion"] += in_turn
-        digital_work(array, counts, transposed=transposed)
+        slots["adc_conversion"] += busiest
+        digital_work(array, counts, on, transposed=transposed)
     return counts, slots, fsum(joules)
 
 
-def check(array, x, *, transposed=False):
-    """The ledger's rows of products with x are what the walk finds."""
-    chip = array.chip
+def check(array, x, *, transposed=False, on=None):
+    """The ledger's rows of products with x are what the walk finds; `on`: the outputs and inputs that a gate leaves on."""
+    chip, p = array.chip, array.placement
     array.backward_ranges = Ranges(1.0, -3, 3)
+    if on is None:
+        on = list(range(p.outputs)), list(range(p.inputs))
+    else:
+        array.gate(outputs=np.isin(np.arange(p.outputs), on[0]), inputs=np.isin(np.arange(p.inputs), on[1]))
     with chip.ledger.scope(phase="forward"):
         array.mvm_t(x) if transposed else array.mvm(x)
-    counts, slots, joules = walk(array, x, transposed=transposed)
+    counts, slots, joules = walk(array, x, on=on, transposed=transposed)
     prices = chip.preset.prices
     rows = {r["action"]: r for r in chip.ledger.rows(prices) if r["phase"] == "forward"}
     assert {a: r["count"] for a, r in rows.items() if r["count"]} == {a: n for a, n in counts.items() if n}
-    assert rows["array_read"]["energy_J"] == pytest.approx(joules, rel=1e-12)
+    assert fsum(r["energy_J"] for a, r in rows.items() if a == "array_read") == pytest.approx(
+        joules, rel=1e-12
+    )
     for action, taken in slots.items():
         assert rows[action]["time_s"] == pytest.approx(taken * prices.seconds(action))
 
@@ -179,17 +202,8 @@ converters = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@given(
-    shape=st.tuples(st.integers(1, 7), st.integers(1, 7)),
-    size=st.tuples(st.integers(2, 6), st.integers(1, 3)),
-    mapping=mappings,
-    times=st.tuples(st.integers(1, 3), st.integers(1, 2)),
-    converters=converters,
-    transposed=st.booleans(),
-    seed=st.integers(0, 99),
-)
-@settings(max_examples=120, deadline=None)
-def test_counts_time_and_energy_of_products(card, shape, size, mapping, times, converters, transposed, seed):
+def programmed(card, shape, size, mapping, times, converters, seed):
+    """A matrix of random weights under this mapping, on tiles that hold at least one of its weights, and its random numbers."""
     rng = np.random.default_rng(seed)
     if mapping.get("pair") == "rows":
         converters = converters | {"subtract": "analog"}
@@ -200,9 +214,39 @@ def test_counts_time_and_energy_of_products(card, shape, size, mapping, times, c
         tiles={"rows": size[0], "cols": max(size[1] * 2 * slices * copies, 2)},
         periphery=converters,
     )
-    chip = Chip(preset)
-    array = chip.program(rng.standard_normal(shape), name="w", ranges=Ranges(0.8, -3, 3))
+    return Chip(preset).program(rng.standard_normal(shape), name="w", ranges=Ranges(0.8, -3, 3)), rng
+
+
+described = {
+    "shape": st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    "size": st.tuples(st.integers(2, 6), st.integers(1, 3)),
+    "mapping": mappings,
+    "times": st.tuples(st.integers(1, 3), st.integers(1, 2)),
+    "converters": converters,
+    "seed": st.integers(0, 99),
+}
+
+
+@given(transposed=st.booleans(), **described)
+@settings(max_examples=200, deadline=None)
+def test_counts_time_and_energy_of_products(card, transposed, shape, seed, **parts):
+    array, rng = programmed(card, shape, seed=seed, **parts)
     check(array, rng.standard_normal((seed % 3, shape[0] if transposed else shape[1])), transposed=transposed)
+
+
+@given(
+    transposed=st.booleans(),
+    part=st.tuples(st.sampled_from((0.0, 0.3, 0.7, 1.0)), st.sampled_from((0.3, 0.7, 1.0))),
+    **described,
+)
+@settings(max_examples=200, deadline=None)
+def test_counts_time_and_energy_of_products_of_which_a_gate_leaves_a_part(
+    card, transposed, part, shape, seed, **parts
+):
+    array, rng = programmed(card, shape, seed=seed, **parts)
+    on = [np.flatnonzero(rng.random(n) < share).tolist() for n, share in zip(shape, part, strict=True)]
+    x = rng.standard_normal((1 + seed % 2, shape[0] if transposed else shape[1]))
+    check(array, x, transposed=transposed, on=on)
 
 
 def test_counts_time_and_energy_of_cells_with_their_own_conductances(card):
@@ -254,7 +298,7 @@ def test_a_worked_example(card, pair, tiles, drives, codes):
 
 def test_the_backward_product_is_booked_and_its_weights_come_from_dram_once_a_step(card):
     chip = Chip(card(), backward="nominal")
-    layer = convert(torch.nn.Sequential(torch.nn.Linear(4, 3)), chip)
+    layer = convert(torch.nn.Sequential(torch.nn.Linear(4, 3, bias=False)), chip)
     chip.arrays["0"].ranges = Ranges(1.0, -3, 3)
     for step in range(2):
         chip.next_event()

@@ -151,6 +151,20 @@ def test_a_step_neither_waits_nor_uploads_what_is_there_already(no_waiting, devi
     assert uploads == []
 
 
+@pytest.mark.parametrize("changes", CARDS.values(), ids=CARDS)
+def test_lines_that_are_off_are_off_on_the_device_and_their_masks_go_there_once(no_waiting, device, changes):
+    cpu, there = array_of("reference", changes), array_of("cupy", changes)
+    for array in (cpu, there):
+        array.gate(outputs=np.arange(OUT) % 3 > 0, inputs=np.arange(IN) % 4 > 0)
+    expected, (layer, *tensors) = step(*parts(cpu, on_host)), parts(there, device.to_device)
+    compare(expected, step(layer, *tensors), changes, torch.float64)
+    same_books(cpu.chip, there.chip)
+    step(layer, *tensors)  # the ledger was looked at: its sums go back to the device
+    uploads = no_waiting()
+    step(layer, *tensors)
+    assert uploads == []
+
+
 def test_a_look_at_the_ledger_is_what_waits(no_waiting, device):
     array = array_of("cupy")
     step(*parts(array, device.to_device))

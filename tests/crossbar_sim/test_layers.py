@@ -87,9 +87,11 @@ def test_the_transposed_gradient_is_the_arrays_own_product(card, dtype):
     booked = {phase: chip.ledger.total("adc_conversion", phase=phase) for phase in ("backward", "eval")}
     assert booked["backward"] == booked["eval"] > 0
     assert chip.ledger.total("dram_read_bit") == 0
-    assert chip.ledger.total("digital_add", phase="backward") == chip.ledger.total(
-        "digital_add", phase="eval"
-    )
+    adds = {p: chip.ledger.total("digital_add", phase=p, matrix="base") for p in ("backward", "eval")}
+    assert adds["backward"] == adds["eval"] > 0
+    assert (
+        chip.ledger.total("digital_add", phase="backward", matrix="own") == 3 * 4 * 6
+    )  # the bias's gradient
 
 
 @pytest.mark.parametrize("mode", ["transposed", "nominal"])

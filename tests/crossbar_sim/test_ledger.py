@@ -1,5 +1,6 @@
 """The ledger adds, splits and prices."""
 
+import pickle
 from dataclasses import replace
 from math import fsum
 
@@ -8,7 +9,7 @@ import pytest
 
 from crossbar_sim import Chip, Ledger, LedgerError, Ranges
 from crossbar_sim.device import Device
-from crossbar_sim.ledger import ACTIONS, PHASES
+from crossbar_sim.ledger import ACTIONS, PHASES, Entry
 from crossbar_sim.prices import PriceTable
 
 RNG = np.random.default_rng(0)
@@ -43,6 +44,31 @@ def test_array_energy_by_hand(card):
     assert energy(rows, "array_read") == pytest.approx(4e-10 * (52 + 27 / 9 + 47 * 4 / 9) * 1e-6, rel=1e-12)
     assert chip.ledger.total("array_read") == 12
     assert (chip.ledger.total("dac_drive"), chip.ledger.total("adc_conversion", precision="8b")) == (3, 2)
+
+
+def test_read_energy_follows_its_scope_its_ledger_and_what_was_dropped(card):
+    chip, array = ready(card())
+
+    def heat(**scope):
+        """What the scope's reads cost; the array of an unchanged chip takes the same for the same input."""
+        rows = chip.ledger.rows(chip.preset.prices)
+        return energy([r for r in rows if all(r[k] == v for k, v in scope.items())], "array_read")
+
+    for phase in ("forward", "eval", "forward"):
+        with chip.ledger.scope(task="one", phase=phase):
+            array.mvm(X)
+    with chip.ledger.scope(task="two", phase="forward"):
+        array.mvm(X)
+        once = heat(task="two", phase="forward")
+        assert once > 0
+        assert heat(task="one", phase="forward") == pytest.approx(2 * once)
+        assert heat(task="one", phase="eval") == pytest.approx(once)
+        chip.ledger.drop(task="two")
+        array.mvm(X)
+        assert heat(task="two") == pytest.approx(once)
+        chip.ledger = Ledger(task="two", phase="forward")
+        array.mvm(X)
+        assert heat(task="two") == pytest.approx(once)
 
 
 def test_zero_input_costs_no_array_energy_and_all_conversions(card):
@@ -190,3 +216,22 @@ def test_without_prices_energy_and_time_are_not_known(card):
     rows = chip.ledger.rows(None)
     assert {r["action"] for r in rows} >= {"array_read", "set_pulse", "adc_conversion"}
     assert all(np.isnan(r["energy_J"]) and np.isnan(r["time_s"]) for r in rows)
+
+
+def test_multiples_wait_and_are_never_lost():
+    ledger = Ledger(task="t")
+    entries = tuple(
+        Entry(ledger.key("l", "base", action), events, slots)
+        for action, events, slots in (("dac_drive", 3, 0), ("adc_conversion", 2, 5))
+    )
+    key = entries[1].key
+    ledger.book_times(entries, 4)
+    again = pickle.loads(pickle.dumps(ledger))
+    assert not again._waiting
+    for _ in range(6000):  # more tuples than may wait
+        again.book_times(tuple(entries), 1)
+        again.book_times((Entry(key, 1, 0),), 1)
+    ledger.book_times(entries, 1)
+    assert (ledger.counts[key], ledger.slots[key]) == (10, 25)
+    assert (again.counts[key], again.slots[key]) == (2 * 6004 + 6000, 5 * 6004)
+    assert (ledger + again).total("dac_drive") == 3 * 6009

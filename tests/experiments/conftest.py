@@ -88,6 +88,11 @@ def _run(
         chip_seed=seed, accuracy=float((truth == predicted).mean()), n_test=texts, trainable=trained,
         cells_deployed=1000000.0, cells_rewritten=float(rewritten), deploy_energy_J=4.2e-3 * known,
         write_energy_J=writes * known, task_energy_J=energy * known, write_time_s=1e-3 * known,
-        peak_wear_cycles=3.0, digital_words=0.0, assumed_share=0.4 * known, wall_s=12.0,
+        switch_energy_J=writes * known, calibrate_energy_J=0.0 * known, forward_energy_J=0.6 * (energy - writes) * known,
+        backward_energy_J=0.4 * (energy - writes) * known, update_energy_J=0.0 * known, rest_energy_J=0.1 * energy * known,
+        write_time_rows_s=1e-5 * known, task_time_s=2e-3 * known, inference_time_s=1e-6 * known,
+        mean_wear_cycles=1.5 * known, worst_wear_cycles=3.0 * known,
+        tasks_until_wear_out=(33333.0 if rewritten else float("inf")) * known, refreshes_left=(23473.0 if method == "fusion" else NAN) * known,
+        digital_words=0.0, assumed_share=0.4 * known, wall_s=12.0,
     )  # fmt: skip
     return row, pd.DataFrame({"index": np.arange(texts), "label": truth, "predicted": predicted})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from dataclasses import replace
 
@@ -248,7 +249,7 @@ def test_markdown_takes_names_literally_and_keeps_deploy_and_task_apart(make_res
     assert "| fu\\|sion \\<b>\\* |" in lines[2]
     assert {line.replace("\\|", "").count("|") for line in lines} == {lines[0].count("|")}
     assert "| deploy: energy |" in lines[0]
-    assert "| per task: total energy |" in lines[0]
+    assert "| energy per task: total |" in lines[0]
 
 
 def test_the_terminal_shows_a_table_per_chip_and_no_markup(make_results):
@@ -258,4 +259,56 @@ def test_the_terminal_shows_a_table_per_chip_and_no_markup(make_results):
     tables.print_rich(tables.compare(results, "BitFit"), Console(file=out, width=140))
     text = out.getvalue()
     assert text.index("hfo2_neurram") < text.index("2.1 mJ") < text.index("ideal")
-    assert text.count("[red]fusion") == 2
+    # what it reaches on both chips, and what a task costs where that is known
+    assert text.count("[red]fusion") == 3
+
+
+def test_the_terminal_shows_energy_by_phase_time_and_wear_of_a_task_within_its_width(make_results):
+    table = tables.compare(make_results(chips=("card",)), "BitFit")
+    out = io.StringIO()
+    tables.print_rich(table, Console(file=out, width=126))
+    first, second = out.getvalue().split("cost of a task")
+    assert max(map(len, out.getvalue().splitlines())) <= 126
+    assert "backward" in first.splitlines()[0]
+    rewritten = next(line for line in second.splitlines() if "LoRA (ReRAM once)" in line)
+    by_phase = [
+        "150 µJ",
+        "0 J",
+        "3.6 mJ",
+        "2.4 mJ",
+    ]  # writes; forward and backward have 60 and 40 % of what is left
+    assert [rewritten.index(text) for text in by_phase] == sorted(rewritten.index(t) for t in by_phase)
+    for text in (
+        "1.0 ms",
+        "10 µs",
+        "1.5",
+        "3.0",
+        "33,333",
+    ):  # serial, by word line, mean and worst cell, tasks left
+        assert text in rewritten
+    kept = next(line for line in second.splitlines() if "LoRA (SRAM)" in line)
+    assert "no limit" in kept
+    assert "2.0 ms" in first
+
+
+def test_json_tells_what_has_no_limit_from_what_is_not_known(make_results):
+    table = tables.compare(make_results(), "BitFit")
+    rows = {(row["chip"], row["label"]): row for row in tables.json_rows(table)}
+    assert rows["hfo2_neurram", "fusion"]["tasks_until_wear_out"] == "no limit"
+    assert rows["hfo2_neurram", "LoRA (ReRAM once)"]["tasks_until_wear_out"] == 33333
+    assert rows["ideal", "fusion"]["tasks_until_wear_out"] is None
+    for _, row in table.iterrows():  # to the last digit
+        found = rows[row["chip"], row["label"]]["task_energy_J"]
+        assert found == (None if math.isnan(row["task_energy_J"]) else row["task_energy_J"])
+    tiny = table.assign(switch_energy_J=1.23456789e-12)
+    assert tables.json_rows(tiny)[0]["switch_energy_J"] == 1.23456789e-12
+    assert json.loads(json.dumps(rows["ideal", "fusion"], allow_nan=False))["label"] == "fusion"
+
+
+def test_the_worst_run_says_how_many_tasks_are_left(make_results):
+    results = make_results(chips=("card",), labels=("LoRA (ReRAM once)",))
+    results.metrics.loc[0, "tasks_until_wear_out"] = 17.0
+    results.metrics.loc[1, "worst_wear_cycles"] = 40.0
+    row = tables.rows_of(tables.compare(results, "LoRA (ReRAM once)"))[0]
+    assert (row["tasks_until_wear_out"], row["worst_wear_cycles"]) == (17, 40)
+    assert row["mean_wear_cycles"] == 1.5

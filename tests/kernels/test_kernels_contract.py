@@ -292,6 +292,23 @@ def test_threads_change_nothing_and_their_settings_stay():
     assert digests[0] == digests[1]
 
 
+OWN = """
+import torch
+from crossbar_kernels import contract, get_kernels
+contract.problem(contract.Case(300, 3, 70, 129)).solve(get_kernels("numba"))
+print(torch.get_num_threads())
+"""
+
+
+@FAST
+def test_torch_keeps_the_one_thread_it_was_given_when_numba_starts_its_own():
+    threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", OWN], env=os.environ | threads, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "1"
+
+
 def test_importing_the_package_imports_numpy_alone():
     script = (
         "import crossbar_kernels, sys; print([m for m in ('numba', 'torch', 'scipy') if m in sys.modules])"

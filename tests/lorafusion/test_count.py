@@ -43,6 +43,23 @@ def test_flan_t5_large(name, groups) -> None:
     assert (answer["arch"], answer["method"]) == ("flan-t5-large", name)
 
 
+@pytest.mark.parametrize(
+    ("name", "rank", "trainable"),
+    [
+        ("dora", 16, 4_718_592 + 147_456),
+        ("vera", 128, T5_LINEARS * (128 + D)),
+        ("vera", 4, 148_032),
+        ("vera", None, 184_320),  # 256
+        ("sequential_adapter", 64, 15_859_200),  # 120 places of 2 r d + r + d (Houlsby et al. 2019)
+        ("parallel_adapter", 64, 6_343_680),  # 48 feed-forward parts
+        ("scaled_parallel_adapter", 512, 50_405_376),
+        ("full_finetuning", None, 783_150_080),
+    ],
+)
+def test_the_rivals_on_flan_t5_large(name, rank, trainable) -> None:
+    assert count("flan-t5-large", name, rank=rank)["trainable"] == trainable
+
+
 def test_the_hand_formulas_of_that_table() -> None:
     """Guards the numbers above: what they are made of."""
     assert BLOCKS * MODULES == 960
@@ -108,7 +125,9 @@ def test_a_wrong_question_is_refused(arch, name, options, message) -> None:
         count(arch, name, **options)
 
 
-@pytest.mark.parametrize("name", ["fusion", "lorafusion_published", "lora"])
+@pytest.mark.parametrize(
+    "name", ["fusion", "lorafusion_published", "lora", "dora", "vera", "full_finetuning"]
+)
 def test_no_weight_is_allocated(name, monkeypatch) -> None:
     """Only the coefficients, which have no layer to live beside, are real numbers."""
     models = []

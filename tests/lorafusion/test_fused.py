@@ -100,7 +100,28 @@ class Setup:
             m = self.magnitude.weight
             y = z * (m if self.norm is None else m / self.norm(self.c))
         self._book(x, y)
-        return y if self.b is None else y + self.b
+        if self.b is None:
+            return y
+        return self._biased(y + self.b)
+
+    def _biased(self, y: Tensor) -> Tensor:
+        if self.chip is not None and self.b is not None:
+            own, count = Site(self.chip, "layer", "own"), {"digital_add": y.shape[-1] * self._vectors(y)}
+            Site(self.chip, "layer", "rest").book(count)
+            if self.b.requires_grad:
+                y.register_hook(lambda _: own.book(count))
+        return y
+
+    def _vectors(self, y: Tensor) -> int:
+        assert self.chip is not None
+        return self.chip.valid_vectors(y.shape[:-1])
+
+    def _kept(self) -> int:
+        """Words per vector that wait for the gradients of what trains: u, for products of sums h too, and z."""
+        width = MODULES * RANK + (RANK if self.merge == "product_of_sums" else 0)
+        of_c = self.c is not None and self.c.requires_grad
+        of_m = self.magnitude is not None and self.magnitude.weight.requires_grad
+        return width * of_c + OUT * of_m
 
     def _book(self, x: Tensor, y: Tensor) -> None:
         if self.site is None:
@@ -118,8 +139,12 @@ class Setup:
                 site.book({"digital_add": IN * vectors})
             if self.magnitude is not None:
                 site.book(cost.magnitude_backward(OUT, vectors))
+            if self._kept():
+                site.book({"activation_read_bit": 16 * self._kept() * vectors})
 
         if y.requires_grad:
+            if self._kept():
+                site.book({"activation_write_bit": 16 * self._kept() * vectors})
             y.register_hook(backward)
 
     def calibrate(self) -> None:
@@ -306,7 +331,10 @@ def test_a_bias_that_trains_alone_asks_nothing_of_the_chip() -> None:
     setup.calibrate()
     _, gradients = outcome(setup, setup.layer)
     assert gradients["bias"] is not None
-    assert {row["phase"] for row in rows(setup.chip)} == {"forward"}
+    backward = [row for row in rows(setup.chip) if row["phase"] != "forward"]
+    assert [(row["matrix"], row["action"], row["count"]) for row in backward] == [
+        ("own", "digital_add", 4 * 3 * OUT)
+    ]
 
 
 @pytest.mark.parametrize("trained", [ALL, ("x", "c")])

@@ -14,9 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from crossbar_sim.chip import Chip, Site
+from crossbar_sim.conversion import convert
 from crossbar_sim.layers import CrossbarProduct, DigitalProduct
 from crossbar_sim.presets import preset
 from lorafusion.layers import MERGES, AdapterPool, FusedLoraLinear, LoraLinear, Magnitude, gram_norm
+from lorafusion.methods import METHODS, Context
 
 KINDS = ("off", "gain", "dora")
 CARDS = ("ideal", "cmo_hfox")
@@ -359,6 +361,17 @@ def test_the_range_of_the_b_stack_follows_the_coefficients(merge) -> None:
         assert b_stack_error(layer, k, merge, factor, follow=False) > 3 * error
 
 
+def loop_kept(k: Case, merge: str, kind: str) -> int:
+    """Bits that wait for the gradient: every u_ij, every h_j of a product of sums, and every z_o that a magnitude scales."""
+    r, bits = k.a.shape[1], 0
+    for _ in range(k.x.shape[0] * k.x.shape[1]):
+        for _word in range(k.modules * r + (r if merge == "product_of_sums" else 0)):
+            bits += 16
+        for _word in k.m if kind != "off" else ():
+            bits += 16
+    return bits
+
+
 def loop_counts(k: Case, merge: str, kind: str) -> tuple[Counter[str], Counter[str]]:
     """Digital events of the fused layer's forward and backward, one by one (no function of cost.py is used)."""
     n, r, out, inputs = k.modules, k.a.shape[1], len(k.m), k.a.shape[2]
@@ -380,6 +393,7 @@ def loop_counts(k: Case, merge: str, kind: str) -> tuple[Counter[str], Counter[s
                     backward["digital_add"] += 2 + (i > 0)  # two terms into dc_i, one into tbar_j
         for _o in range(out):
             forward["digital_add"] += 1  # W0 x + the B-stack's
+            backward["digital_add"] += 1  # into the bias's gradient
             if kind != "off":
                 forward["digital_mul"] += 1  # m_o z_o
                 backward["digital_mul"] += 2  # g_o z_o, m_o g_o
@@ -403,6 +417,25 @@ def test_digital_counts_equal_a_count_in_loops(merge, kind) -> None:
     for phase, expected in zip(("forward", "backward"), loop_counts(k, merge, kind), strict=True):
         for action in ("digital_mul", "digital_add"):
             assert chip.ledger.total(action, matrix="own", phase=phase) == expected[action], (phase, action)
+    kept = loop_kept(k, merge, kind)
+    assert chip.ledger.total("activation_write_bit", matrix="own", phase="forward") == kept
+    assert chip.ledger.total("activation_read_bit", matrix="own", phase="backward") == kept
+    with chip.ledger.scope(phase="eval"), torch.no_grad():
+        layer(x)
+    assert chip.ledger.total("activation_write_bit") == kept  # nothing waits without a gradient
+    assert chip.ledger.total("digital_add", matrix="rest", phase="forward") == y.numel()  # the bias
+
+
+def test_an_input_that_wants_no_gradient_saves_its_sum_in_the_same_layer_too() -> None:
+    k = small()
+    chip = Chip("ideal")
+    layer, added = on_chip(k, chip), []
+    for wanted in (True, False, True):
+        with chip.ledger.scope(task=f"call {len(added)}", phase="backward"):
+            layer(k.x.clone().requires_grad_(wanted)).sum().backward()
+        added.append(chip.ledger.total("digital_add", task=f"call {len(added)}", matrix="own"))
+    assert added[0] - added[1] == k.x.numel()
+    assert added[2] == added[0]
 
 
 def test_lora_books_the_sum_of_its_two_paths() -> None:
@@ -473,3 +506,30 @@ def test_padding_is_neither_driven_nor_booked() -> None:
     assert chip.ledger.total("array_read", task="t", matrix="base", phase="forward") == 2 * 40 * 30 * vectors
     assert chip.ledger.total("digital_mul", task="t", matrix="own", phase="forward") == (12 + 40) * vectors
     assert y.shape == (8, 4, 40)
+
+
+class _Half(nn.Module):
+    """Two linears of one block, of which the first goes onto the chip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList([nn.ModuleDict({"on": nn.Linear(4, 5), "off": nn.Linear(5, 3)})])
+
+    def forward(self, x: Tensor) -> Tensor:
+        block = self.layer[0]
+        return block["off"](block["on"](x))
+
+
+@pytest.mark.parametrize("method", ["magnitude_only", "dora", "lora"])
+def test_an_adapted_layer_that_is_not_on_the_chip_books_its_product(method) -> None:
+    rows = []
+    for adapted in (False, True):
+        model, chip = _Half().requires_grad_(False), Chip("ideal")
+        convert(model, chip, where=["layer.0.on"])
+        if adapted:
+            METHODS[method]().attach(model, Context(("layer.0.off",), torch.Generator(), chip))
+        model(torch.zeros(6, 4, requires_grad=True)).sum().backward()
+        rows.append({k: n for k, n in chip.ledger.counts.items() if n and k[2:4] == ("layer.0.off", "rest")})
+    assert rows[0] == rows[1]
+    (macs,) = {n for key, n in rows[0].items() if key.action == "digital_mul"}
+    assert macs == 2 * 6 * 3 * 5  # forward and backward

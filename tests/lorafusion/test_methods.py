@@ -17,9 +17,10 @@ from crossbar_sim.errors import CalibrationError
 from crossbar_sim.layers import CrossbarProduct, DigitalProduct
 from lorafusion.errors import LoraFusionError
 from lorafusion.layers import FusedLoraLinear, LoraLinear
-from lorafusion.methods import METHODS, Adaptation, Method
+from lorafusion.methods import METHODS, Adaptation, Context, Method
 from lorafusion.methods.fusion import FusionConfig, PublishedFusionConfig
-from lorafusion.methods.lora import LoraConfig, rewrite
+from lorafusion.methods.lora import LoraConfig
+from lorafusion.placement import rewrite
 from lorafusion.train import Training, train
 
 BLOCKS, LINEARS, RANK, MODULES = 2, 12, 2, 3
@@ -27,9 +28,18 @@ OUTPUTS = BLOCKS * (4 * 32 + 64 + 32)
 """Outputs of all adapted layers: query, key, value, attention output, and the two of the feed-forward part."""
 BIASES = OUTPUTS + BLOCKS * 2 * 32
 """Those of the linears and of the two normalisation layers of each block."""
+LORA = 16 * BLOCKS * (4 * (32 + 32) + 2 * (32 + 64))
+MATRICES = BLOCKS * (4 * 32 * 32 + 2 * 32 * 64)
+EMBEDDINGS, POOLER = (40 + 16 + 2) * 32 + 2 * 32, 32 * 32 + 32
 TRAINABLE = {
     "zero_shot": 0,
-    "lora": 16 * BLOCKS * (4 * (32 + 32) + 2 * (32 + 64)),
+    "lora": LORA,
+    "dora": LORA + OUTPUTS,
+    "vera": 256 * LINEARS + OUTPUTS,
+    "sequential_adapter": 2 * BLOCKS * (2 * 64 * 32 + 64 + 32),
+    "parallel_adapter": BLOCKS * (2 * 64 * 32 + 64 + 32),
+    "scaled_parallel_adapter": BLOCKS * (2 * 512 * 32 + 512 + 32),
+    "full_finetuning": MATRICES + BIASES + BLOCKS * 2 * 32 + EMBEDDINGS + POOLER,
     "bitfit": BIASES,
     "fusion": BLOCKS * MODULES + OUTPUTS,
     "lorafusion_published": BLOCKS * MODULES + OUTPUTS,
@@ -38,6 +48,10 @@ TRAINABLE = {
 }
 MakeBed = Callable[..., Any]
 PULSES = ("set_pulse", "reset_pulse", "cell_write")
+
+
+def places(layers: dict[str, LoraLinear]) -> list[nn.Module]:
+    return [product for lora in layers.values() for product in (lora.a, lora.b)]
 
 
 def chip_of(card: str | None) -> Chip | None:
@@ -283,6 +297,30 @@ def test_lora_adapts_the_targets_it_is_given(bed) -> None:
     assert adapted == [n for n in here.layers if n.endswith(("query", "intermediate.dense"))]
 
 
+def test_lora_equals_the_dense_formula_and_starts_as_published() -> None:
+    """A uniform up to 1/sqrt(inputs) (Kaiming, a = sqrt 5) and B = 0; then y = (W0 + (alpha / r) B A) x."""
+    generator, name = torch.Generator().manual_seed(5), "layer.0.lin"
+    linear = nn.Linear(50, 7).double()
+    net = nn.ModuleDict({"layer": nn.ModuleList([nn.ModuleDict({"lin": linear})])})
+    adaptation = LoraConfig(rank=3, alpha=12.0).attach(net, Context((name,), generator))
+    a, b = adaptation.parameters()
+    assert 0.9 * 50**-0.5 < float(a.detach().abs().max()) <= 50**-0.5
+    assert not b.any()
+    values = [torch.randn(s, generator=generator, dtype=torch.float64) for s in (a.shape, b.shape, (4, 50))]
+    a.data.copy_(values[0])
+    b.data.copy_(values[1])
+    own = [v.clone().requires_grad_() for v in values]
+    x = values[2].requires_grad_()
+    y = net.get_submodule(name)(x)
+    expected = own[2] @ (linear.weight.detach() + 4.0 * own[1] @ own[0]).T + linear.bias.detach()
+    torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-10)
+    got, wanted = (
+        torch.autograd.grad(out.square().sum(), of) for out, of in ((y, [a, b, x]), (expected, own))
+    )
+    for ours, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
 def test_a_fresh_lora_changes_nothing_and_is_seeded(bed) -> None:
     here = bed()
     before = outputs(here)
@@ -402,7 +440,7 @@ def test_lora_at_every_step_rewrites_only_cells_whose_level_changed(bed) -> None
 
     def after() -> None:
         before = here.chip.ledger.total("cell_write", task="t", phase="update")
-        rewrite(layers)
+        rewrite(places(layers))
         now = [a.target_conductance() for a in arrays]
         moved = sum(int((x != y).sum()) for x, y in zip(levels, now, strict=True))
         steps.append((moved, here.chip.ledger.total("cell_write", task="t", phase="update") - before))
@@ -447,13 +485,13 @@ def test_an_outgrown_column_scale_is_doubled_and_the_rewriting_booked(bed) -> No
     half = torch.full_like(lora.b.master, float(scale[0]) / 2)
     lora.b.master.data.copy_(half)
     with here.chip.ledger.scope(task="t", phase="update"):
-        rewrite({name: lora})
+        rewrite([lora.a, lora.b])
         first = here.chip.ledger.total("cell_write", task="t", phase="update")
-        lora.b.master.data[0, 0] = 3 * float(scale[0])
-        rewrite({name: lora})
-    assert np.array_equal(lora.b.array.scale, 4 * scale)
+        lora.b.master.data[0, 0] = 1.5 * float(scale[0])
+        rewrite([lora.a, lora.b])
+    assert np.array_equal(lora.b.array.scale, 2 * scale)
     got = torch.from_numpy(lora.b.array.target_weights()).float()
-    assert (got - lora.b.master.detach()).abs().max() < 0.51 * 4 * scale[0] / 31
+    assert (got - lora.b.master.detach()).abs().max() < 0.51 * 2 * scale[0] / 31
     assert first == 32 * RANK
     # the untouched weights stand for another level now: the positive cell of every pair is written anew
     assert here.chip.ledger.total("cell_write", task="t", phase="update") == 2 * 32 * RANK

@@ -14,7 +14,7 @@ from crossbar_sim.chip import Chip
 from lorafusion.errors import LoraFusionError
 from lorafusion.methods import Adaptation, ParameterGroup
 from lorafusion.methods.fusion import FusionConfig, PublishedFusionConfig
-from lorafusion.train import Training, train
+from lorafusion.train import Training, keep_state, train
 
 
 def two_groups(*, decay: float = 0.0) -> tuple[Adaptation, nn.Parameter, nn.Parameter]:
@@ -174,3 +174,12 @@ def test_a_chip_books_updates_by_trained_parameter() -> None:
     assert chip.ledger.total("opt_update", phase="update", layer="optimiser", matrix="own") == 2 * 4
     assert [phase for phase, _ in called] == ["update", "update"]
     assert called[0][1] == pytest.approx(0.9)  # after the optimiser's step
+
+
+def test_a_task_keeps_and_fetches_32_bits_per_trained_number() -> None:
+    chip, (adaptation, *_) = Chip("ideal"), two_groups()
+    keep_state(adaptation, chip)
+    booked = {(k.layer, k.matrix, k.action): n for k, n in chip.ledger.counts.items()}
+    assert booked == {("task state", "own", f"sram_{way}_bit"): 32 * 4 for way in ("write", "read")}
+    keep_state(Adaptation(nn.Identity()), chip)  # nothing was trained
+    assert sum(chip.ledger.counts.values()) == 2 * 32 * 4
