@@ -12,7 +12,7 @@ from math import fsum, nan
 
 from crossbar_sim.checks import one_of, require
 from crossbar_sim.errors import LedgerError
-from crossbar_sim.ledger import Key, Ledger
+from crossbar_sim.ledger import Key, Ledger, matches
 from crossbar_sim.prices import PriceTable
 
 WRITING = ("serial", "row_parallel")
@@ -115,7 +115,7 @@ def _entries(
     """Every entry that takes time, with its component and its seconds (NaN without prices: not known)."""
     found = []
     for key in ledger.counts:
-        if all(getattr(key, name) == value for name, value in where.items()):
+        if matches(key, where):
             component = _component(key.action)
             if component:
                 found.append((key, component, _seconds(ledger, key, prices, timing)))

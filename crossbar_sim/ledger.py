@@ -48,9 +48,12 @@ ACTIONS = (
     "noc_bit",
     "leak_s",
 )
-MATRICES = ("base", "A", "B", "own", "rest")
+REST = "rest"
+MATRICES = ("base", "A", "B", "own", REST)
 """What a row belongs to: the base weights, the two factors of an adapter, a method's own digital work, and `rest`, the digital
 work of the model itself (attention products, softmax, normalisation, activation functions, head), the same for every method."""
+TASK_PHASES = ("switch", "calibrate", "forward", "backward", "update")
+"""Phases of bringing a task onto the chip; evaluation is inference."""
 PHASES = ("deploy", "calibrate", "switch", "forward", "backward", "update", "refresh", "eval")
 WRITING = frozenset({"set_pulse", "reset_pulse", "verify_read", "cell_write"})
 """What writing cells takes, its conversions apart."""
@@ -263,14 +266,20 @@ class Ledger:
 
     def total(self, action: str, **where: str) -> int:
         """Sum of an action's counts over the entries whose fields are as given (phase="switch", for example)."""
-        return sum(n for key, n in self.counts.items() if key.action == action and _matches(key, where))
+        return sum(n for key, n in self.counts.items() if key.action == action and matches(key, where))
 
-    def drop(self, *, task: str) -> None:
-        """Forget the entries of one task."""
+    def drop(self, **where: str) -> None:
+        """Forget the entries whose fields are as given (task="a", for example).
+
+        Raises:
+            LedgerError: nothing is given.
+        """
+        if not where:
+            raise LedgerError('drop: say which entries, by task, phase, layer or matrix: drop(task="a")')
         for entries in (self.counts, self.slots, self.row_slots, self.joules):
-            for key in [key for key in entries if key.task == task]:
+            for key in [key for key in entries if matches(key, where)]:
                 del entries[key]
-        self.reads = {at: entry for at, entry in self.reads.items() if at[0].task != task}
+        self.reads = {at: entry for at, entry in self.reads.items() if not matches(at[0], where)}
 
     def add(self, other: Ledger, times: int = 1) -> None:
         """Book `times` times what another ledger holds, under its own tasks and phases."""
@@ -342,5 +351,6 @@ def _place(row: Mapping[str, Any]) -> tuple[str, ...]:
     return row["task"], row["phase"], row["layer"], row["matrix"]
 
 
-def _matches(key: Key, where: Mapping[str, str]) -> bool:
+def matches(key: Key, where: Mapping[str, str]) -> bool:
+    """Whether the fields of an address are as given."""
     return all(getattr(key, name) == value for name, value in where.items())

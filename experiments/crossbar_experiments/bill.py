@@ -16,7 +16,7 @@ from crossbar_experiments.estimates import Question, chip_share, cycles
 from crossbar_experiments.tables import NO_LIMIT, engineering
 from crossbar_sim.area import area, total_area
 from crossbar_sim.latency import Timing, latency, write_time
-from crossbar_sim.ledger import PHASES, Ledger
+from crossbar_sim.ledger import PHASES, TASK_PHASES, Ledger
 from crossbar_sim.prices import PriceTable
 from crossbar_sim.pricing import Pricing, assumed_share
 from crossbar_sim.wear import refreshes_left, tasks_until_wear_out
@@ -24,9 +24,6 @@ from lorafusion.estimate import TASK, Estimate
 
 if TYPE_CHECKING:
     import pandas as pd
-
-LEARNING = ("switch", "calibrate", "forward", "backward", "update")
-"""Phases of a task before inference."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +147,7 @@ class Bill:
         )
         phases = {phase: fsum(times[phase].values()) for phase in PHASES if phase in times}
         inference = phases.get("eval", 0.0)
-        learning = {phase: value for phase, value in phases.items() if phase in LEARNING}
+        learning = {phase: value for phase, value in phases.items() if phase in TASK_PHASES}
         return {
             "cores": self.cores,
             "task_by_phase": learning,

@@ -12,7 +12,7 @@ from crossbar_experiments import store
 from crossbar_experiments.chips import ChipConfig, dotted
 from crossbar_experiments.errors import BenchError
 from crossbar_experiments.outputs import check_file, writing
-from crossbar_sim.ledger import ACTIONS, PHASES, verify_conversions
+from crossbar_sim.ledger import ACTIONS, PHASES, REST, verify_conversions
 from crossbar_sim.presets import Preset
 from crossbar_sim.prices import PriceTable
 from crossbar_sim.pricing import Pricing, assumed_share, reprice
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = Mapping[str, Any]
-REST = "rest"
-"""Matrix and component of the model's own digital work, which is the same for every method."""
 COMPONENTS = ("array", "DAC", "ADC", "writes", "digital", "memory", "interconnect", "leakage", REST)
 PARTS = ("deploy", "refresh", "adaptation", "inference")
 """Parts of a chip's life: paid once, once per period, once per task, and with every text."""

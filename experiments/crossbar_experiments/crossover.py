@@ -22,8 +22,6 @@ from crossbar_experiments.tables import engineering
 
 DAY = 24 * 3600.0
 YEAR = 365.25 * DAY
-WRITES = ("physics", "low", "mid", "high")
-"""Prices of writing a cell that every comparison is made with."""
 TOKENS = tuple(10.0**n for n in range(2, 9))
 """Tokens inferred per task that tables print."""
 TASKS = (1, 10, 100, 1000, 10000)

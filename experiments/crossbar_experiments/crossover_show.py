@@ -13,12 +13,12 @@ import typer
 from crossbar_experiments import crossover, figures, tables
 from crossbar_experiments.cost_figures import crossover_figure
 from crossbar_experiments.costs import title
-from crossbar_experiments.crossover import TASKS, TOKENS, WRITES, Costs, Life
+from crossbar_experiments.crossover import TASKS, TOKENS, Costs, Life
 from crossbar_experiments.estimates import Question, contenders, costs_of
 from crossbar_experiments.outputs import writing
 from crossbar_experiments.show import wide_console
 from crossbar_experiments.tables import Column, engineering
-from crossbar_sim.pricing import Pricing
+from crossbar_sim.pricing import WRITES, Pricing
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,13 +9,13 @@ from functools import cached_property
 from math import fsum
 from typing import TYPE_CHECKING, Any
 
-from crossbar_experiments.costs import PARTS, REST, Row, part_of
+from crossbar_experiments.costs import PARTS, Row, part_of
 from crossbar_experiments.crossover import FUSION, Costs
 from crossbar_experiments.errors import BenchError
 from crossbar_sim.errors import nearest
 from crossbar_sim.expected import Expected
 from crossbar_sim.latency import WRITES
-from crossbar_sim.ledger import Ledger
+from crossbar_sim.ledger import REST, Ledger
 from crossbar_sim.presets import Preset, preset
 from crossbar_sim.prices import PriceTable
 from crossbar_sim.pricing import assumed_share
@@ -129,9 +129,7 @@ def contenders(question: Question, *, keep: int) -> tuple[Contender, ...]:
 def chip_share(ledger: Ledger) -> Ledger:
     """The ledger without the model's own digital work (matrix `rest`), which is the same for every method."""
     kept = ledger.copy()
-    for entries in (kept.counts, kept.slots, kept.row_slots, kept.joules):
-        for key in [key for key in entries if key.matrix == REST]:
-            del entries[key]
+    kept.drop(matrix=REST)
     return kept
 
 

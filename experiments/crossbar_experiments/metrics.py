@@ -9,15 +9,12 @@ from typing import Any
 from crossbar_experiments.deploy import Deployment
 from crossbar_sim import latency, wear
 from crossbar_sim.array import ProgrammedArray
-from crossbar_sim.ledger import WRITING, verify_conversions
+from crossbar_sim.ledger import REST, TASK_PHASES, WRITING, verify_conversions
 from crossbar_sim.presets import Preset
 from crossbar_sim.prices import ADC
 from crossbar_sim.pricing import assumed_share
 from lorafusion.estimate import DEPLOYMENTS
 
-TASK_PHASES = ("switch", "calibrate", "forward", "backward", "update")
-"""Phases of bringing a task onto the chip; evaluation is inference."""
-REST = "rest"
 Rows = Sequence[dict[str, Any]]
 
 

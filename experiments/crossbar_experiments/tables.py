@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from crossbar_experiments.paired import REPLICATE, check_label, one_cell_per_run, paired_difference
+from crossbar_sim.ledger import TASK_PHASES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,9 +23,7 @@ TASK_ACCURACY = "accuracy: "
 """Columns of `compare` that hold one task's accuracy are named so, followed by the task."""
 ALLOWANCE = 1.0
 """How far below a goal the interval's lower end may lie, in points."""
-PHASE_ENERGIES = tuple(
-    f"{phase}_energy_J" for phase in ("switch", "calibrate", "forward", "backward", "update")
-)
+PHASE_ENERGIES = tuple(f"{phase}_energy_J" for phase in TASK_PHASES)
 LEAST = ("tasks_until_wear_out", "refreshes_left")
 """Columns of which the worst run counts."""
 MEANS = (

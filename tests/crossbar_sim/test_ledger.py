@@ -183,6 +183,12 @@ def test_scope_and_drop():
     assert ledger.total("opt_update", task="a", phase="update") == 2
     ledger.drop(task="a")
     assert ledger.total("opt_update") == 4
+    ledger.book(ledger.key("l", "rest", "opt_update"), 7)
+    ledger.drop(matrix="rest")
+    assert ledger.total("opt_update") == 4
+    with pytest.raises(LedgerError, match="drop: say which entries"):
+        ledger.drop()
+    assert ledger.total("opt_update") == 4
 
 
 def test_unknown_names_and_counts_are_errors_with_the_nearest_right_name():
